@@ -1,0 +1,33 @@
+"""Observations → actions."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dqn_lightning.schedules import Schedule
+from dqn_lightning.types import Act
+
+
+class EpsilonGreedy:
+    """A random action with probability epsilon, else the greedy one.
+
+    Every environment flips its own coin. The network is not asked where all of them explore.
+
+    Args:
+        epsilon: Probability as a function of environment steps.
+        num_actions: Number of actions A.
+        rng: Source of the coins and of the random actions.
+    """
+
+    def __init__(self, epsilon: Schedule, num_actions: int, rng: np.random.Generator) -> None:
+        self.epsilon = epsilon
+        self.num_actions = num_actions
+        self.rng = rng
+
+    def __call__(self, act: Act, obs: Tensor, env_steps: int) -> NDArray[np.int64]:
+        """Actions [N] for observations [N, …] after so many environment steps."""
+        explore = self.rng.random(len(obs)) < self.epsilon(env_steps)
+        random_actions = self.rng.integers(self.num_actions, size=len(obs))
+        if explore.all():
+            return random_actions
+        return np.where(explore, random_actions, act(obs).cpu().numpy())

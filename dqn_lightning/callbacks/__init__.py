@@ -1,0 +1,10 @@
+"""Callbacks: what is done to a run, or made of it, besides learning."""
+
+from dqn_lightning.callbacks.checkpoints import Checkpoints
+from dqn_lightning.callbacks.episode_log import EpisodeLog
+from dqn_lightning.callbacks.gradient_clamp import GradientClamp
+from dqn_lightning.callbacks.progress import Progress
+from dqn_lightning.callbacks.target_sync import TargetSync
+from dqn_lightning.callbacks.timing import Timing
+
+__all__ = ["Checkpoints", "EpisodeLog", "GradientClamp", "Progress", "TargetSync", "Timing"]

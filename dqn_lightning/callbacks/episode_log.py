@@ -1,0 +1,101 @@
+"""Logs and draws how long episodes last."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torchmetrics import MeanMetric
+
+from dqn_lightning.dataset import Rollout
+from dqn_lightning.module import DQNModule
+from dqn_lightning.plots.durations import LiveDurations, save_durations
+from dqn_lightning.types import Episode
+
+
+class EpisodeLog(Callback):
+    """Writes each finished training episode to every logger, and draws their durations.
+
+    Logged are `train/episode_return`, `train/episode_length` and their means over the newest
+    episodes, `train/return_mean` and `train/length_mean`, over environment steps.
+
+    Args:
+        window: Episodes of the running means.
+        picture: Whether to draw `durations.png` into the run's folder, while training and at its
+            end (at most a fiftieth of the time is spent on it).
+        live: Whether to show the same in a window, or in the notebook; needs a display.
+    """
+
+    def __init__(self, window: int = 100, picture: bool = True, live: bool = False) -> None:
+        self.window = window
+        self.picture = picture
+        self.live = live
+        self.durations: list[int] = []
+        self.returns: list[float] = []
+        # Fed with the whole window each time: 60 µs, a tenth of what torchmetrics' Running takes.
+        self._mean = MeanMetric(sync_on_compute=False)
+        self._window: LiveDurations | None = None
+        self._next_drawing = 0.0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: DQNModule,
+        outputs: Any,
+        batch: Rollout,
+        batch_idx: int,
+    ) -> None:
+        """Log the episodes that ended in the rollout."""
+        if not batch.episodes:
+            return
+        for episode in batch.episodes:
+            pl_module.log_metrics(self._values(episode), episode.env_steps)
+        pl_module.log(
+            "train/return_mean", self._newest_mean(self.returns), logger=False, batch_size=1
+        )
+        if time.monotonic() >= self._next_drawing:
+            self._draw(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
+        """Draw all of them once more."""
+        if self.durations:
+            self._draw(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All durations and returns so far."""
+        return {"durations": self.durations, "returns": self.returns}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.durations = state_dict["durations"]
+        self.returns = state_dict["returns"]
+
+    def _values(self, episode: Episode) -> dict[str, float]:
+        self.durations.append(episode.duration)
+        self.returns.append(episode.episode_return)
+        return {
+            "train/episode_return": episode.episode_return,
+            "train/episode_length": float(episode.duration),
+            "train/return_mean": self._newest_mean(self.returns),
+            "train/length_mean": self._newest_mean(self.durations),
+        }
+
+    def _newest_mean(self, values: Sequence[float]) -> float:
+        self._mean.reset()
+        self._mean.update(torch.tensor(values[-self.window :], dtype=torch.float32))
+        return float(self._mean.compute())
+
+    @rank_zero_only
+    def _draw(self, trainer: Trainer) -> None:
+        started = time.monotonic()
+        folder = trainer.log_dir
+        if self.picture and folder is not None and not trainer.fast_dev_run:
+            save_durations(Path(folder, "durations.png"), self.durations, self.window)
+        if self.live:
+            self._window = self._window or LiveDurations(self.window)
+            self._window.show(self.durations)
+        now = time.monotonic()
+        self._next_drawing = now + 50 * (now - started)

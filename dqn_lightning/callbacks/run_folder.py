@@ -1,0 +1,77 @@
+"""One folder per run."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+from dqn_lightning.csv_log import CSVLog
+
+
+class RunFolder(Callback):
+    """Gives the run its folder, and the trainer the loggers that write into it.
+
+    The folder is made when everything that may fail at the start has succeeded, so a run that
+    fails there leaves nothing behind.
+
+    Args:
+        root: Folder of all runs.
+        name: The run's name; if a run of that name is there, `-2`, `-3`, … is added.
+        config: Text of the run's `config.yaml`; `{run_name}` is replaced by its final name.
+        resumed: Folder of the run to go on with, or None for a new run.
+        tensorboard: Whether to write TensorBoard events too.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        config: str,
+        resumed: Path | None = None,
+        tensorboard: bool = True,
+    ) -> None:
+        self.root = root
+        self.name = name
+        self.config = config
+        self.path = resumed
+        self.resumed = resumed is not None
+        self.tensorboard = tensorboard
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the folder and attach the loggers."""
+        if trainer.fast_dev_run:
+            return
+        self.path = trainer.strategy.broadcast(self.path or self._free_folder())
+        assert self.path is not None
+        if trainer.is_global_zero:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.resumed:
+                text = self.config.replace("{run_name}", self.path.name)
+                (self.path / "config.yaml").write_text(text)
+        if self.path.name != self.name and not self.resumed:
+            rank_zero_info(f"{self.root / self.name} is there already")
+        rank_zero_info(f"this run is in {self.path}")
+        ours: list[Logger] = [CSVLog(self.path)]
+        if self.tensorboard:
+            ours.append(_Events(self.path, name="", version=""))
+        trainer.loggers = [*ours, *trainer.loggers]
+
+    def _free_folder(self) -> Path:
+        folder, number = self.root / self.name, 1
+        while folder.exists():
+            number += 1
+            folder = self.root / f"{self.name}-{number}"
+        return folder
+
+
+class _Events(TensorBoardLogger):
+    """TensorBoard events only: the configuration lies in the folder already."""
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+    def save(self) -> None:
+        """Bring events to disk, and write no `hparams.yaml`."""
+        self.experiment.flush()

@@ -1,0 +1,352 @@
+"""The command line: where data, module, callbacks and trainer meet."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from dqn_lightning.callbacks import (
+    Checkpoints,
+    EpisodeLog,
+    GradientClamp,
+    Progress,
+    TargetSync,
+    Timing,
+)
+from dqn_lightning.callbacks.run_folder import RunFolder
+from dqn_lightning.datamodule import DQNDataModule
+from dqn_lightning.errors import ConfigError, NonFiniteLossError
+from dqn_lightning.evaluation import Summary
+from dqn_lightning.module import DQNModule
+
+RUNS = Path("checkpoints")
+"""Folder of all runs, in the working directory."""
+
+_INTERRUPTED = 130
+_MANUAL = {"gradient_clip_val": "gradient_clamp", "accumulate_grad_batches": "data.batch_size"}
+_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(arguments: Sequence[str] | None = None, default_config: Path | None = None) -> int:
+    """Run a command; gives the exit code.
+
+    0: done. 1: the run failed. 2: a setting cannot work. 130: stopped by Ctrl-C, after saving.
+
+    Args:
+        arguments: What stands on the command line after the program's name.
+        default_config: Configuration of a `fit` that is given none.
+    """
+    _quieten()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        cli = DQNCLI(args=with_config(given, default_config))
+    except (ConfigError, MisconfigurationException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return _INTERRUPTED if cli.interrupted else 0
+
+
+def with_config(arguments: list[str], default_config: Path | None) -> list[str]:
+    """Add the configuration that a command line does not name.
+
+    It is the one beside the checkpoint, or else the default one; never both, and never any under
+    one that is named.
+
+    Raises:
+        ConfigError: If there is none beside the checkpoint.
+    """
+    command = arguments[0] if arguments else None
+    names_config = any(a.split("=")[0] in ("-c", "--config") for a in arguments)
+    if command not in _COMMANDS or names_config:
+        return arguments
+    config = default_config
+    checkpoint = _value_of("--ckpt_path", arguments)
+    if checkpoint is not None:
+        config = Path(checkpoint).parent / "config.yaml"
+        if not Path(checkpoint).is_file():
+            raise ConfigError(f"--ckpt_path: there is no file {checkpoint}")
+        if not config.is_file():
+            raise ConfigError(
+                f"--ckpt_path: no config.yaml beside {checkpoint}; name one with --config"
+            )
+    elif command != "fit":
+        raise ConfigError(f"{command} needs --ckpt_path FILE (or --config for untrained weights)")
+    return arguments if config is None else [command, "--config", str(config), *arguments[1:]]
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+    return None
+
+
+class DQNCLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict` with one folder per run.
+
+    Signatures are the schema: see `DQNDataModule`, `DQNModule` and the callbacks for the flags.
+    """
+
+    datamodule: DQNDataModule
+    model: DQNModule
+
+    def __init__(self, args: list[str]) -> None:
+        self.interrupted = False
+        self._console = Console(soft_wrap=True)
+        super().__init__(
+            DQNModule,
+            DQNDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": -1,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 100,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,
+            },
+            parser_kwargs={name: {"allow_abbrev": False} for name in _COMMANDS},
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    # Parsing ------------------------------------------------------------------------------------
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's name, threads, and the callbacks that have settings of their own."""
+        parser.add_argument(
+            "--run_name",
+            type=str | None,
+            default=None,
+            help="Name of the run's folder in checkpoints/; the config's name if not given.",
+        )
+        parser.add_argument(
+            "--num_threads",
+            type=int | None,
+            default=None,
+            help="Threads of PyTorch on the CPU; small networks are fastest with 1.",
+        )
+        parser.add_lightning_class_args(TargetSync, "target_sync")
+        parser.add_lightning_class_args(GradientClamp, "gradient_clamp")
+        parser.add_lightning_class_args(EpisodeLog, "episode_log")
+        for name in ("obs_shape", "num_actions", "obs_classes"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; the arguments may differ from the command line's by the configuration added."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the settings alone: flags and configuration win over the checkpoint's."""
+
+    # Making -------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what cannot work, and set the number of threads."""
+        trainer = self._get(self.config, "trainer")
+        for flag, ours in _MANUAL.items():
+            if trainer.get(flag) not in (None, 1):
+                raise ConfigError(
+                    f"trainer.{flag}: updates are made inside a rollout, where Lightning cannot "
+                    f"do this; use {ours}"
+                )
+        num_threads = self._get(self.config, "num_threads")
+        if num_threads is not None:
+            if num_threads < 1:
+                raise ConfigError(f"num_threads: must be at least 1, got {num_threads}")
+            torch.set_num_threads(num_threads)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with our callbacks; only `fit` logs and writes into a folder."""
+        trainer = self._get(self.config_init, "trainer")
+        if self.subcommand != "fit":
+            return super().instantiate_trainer(logger=False, enable_progress_bar=False)
+        own_logger = isinstance(trainer.logger, (list, tuple)) or trainer.logger not in (
+            None,
+            True,
+            False,
+        )
+        self.run_folder = RunFolder(
+            RUNS,
+            self._run_name(),
+            self._config_text(),
+            self._resumed_folder(),
+            tensorboard=trainer.logger in (None, True),
+        )
+        callbacks: list[Any] = [self.run_folder, Timing()]
+        if trainer.enable_progress_bar is not False:
+            callbacks.append(Progress())
+        if trainer.enable_checkpointing is not False:
+            callbacks.append(Checkpoints())
+        trainer.callbacks = [*callbacks, *(trainer.callbacks or [])]
+        return super().instantiate_trainer(**({} if own_logger else {"logger": False}))
+
+    def after_instantiate_classes(self) -> None:
+        """Look at the checkpoint before anything is written."""
+        path = self._get(self.config_init, "ckpt_path")
+        if path is not None:
+            self.checkpoint = _read_checkpoint(Path(path))
+            _check_fits(Path(path), self.checkpoint, self.model)
+
+    def _run_name(self) -> str:
+        configs = self._get(self.config, "config") or []
+        return self._get(self.config, "run_name") or (Path(configs[-1]).stem if configs else "run")
+
+    def _resumed_folder(self) -> Path | None:
+        path = self._get(self.config, "ckpt_path")
+        return None if path is None else Path(path).parent
+
+    def _config_text(self) -> str:
+        config = self.config["fit"].clone()
+        for name in ("config", *self._subcommand_method_arguments["fit"]):
+            config.pop(name, None)
+        config["run_name"] = "{run_name}"
+        text: str = self._parser("fit").dump(config, skip_none=False, skip_validation=True)
+        return text
+
+    # Running ------------------------------------------------------------------------------------
+
+    def before_fit(self) -> None:
+        """Have Ctrl-C end the run after its current step; a second one ends it at once."""
+        signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.datamodule.stop()
+        self._console.print("stopping after this step, then saving; Ctrl-C again stops at once")
+
+    @rank_zero_only
+    def after_fit(self) -> None:
+        """Say what was reached and where it is."""
+        folder = self.run_folder.path
+        if folder is None:
+            return
+        clock = self.model.clock
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_row("environment steps", f"{clock.env_steps:,}")
+        table.add_row("episodes", f"{clock.episodes:,}")
+        table.add_row("updates", f"{clock.grad_steps:,}")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # untyped there
+            if isinstance(callback, Timing):
+                table.add_row("time", f"{callback.elapsed_s:.1f} s")
+            if isinstance(callback, Checkpoints) and callback.best is not None:
+                table.add_row(
+                    "best evaluation",
+                    f"{callback.best:.1f} at environment step {callback.best_env_steps:,}",
+                )
+        names = ("best.ckpt", "last.ckpt", "metrics.csv", "durations.png", "config.yaml")
+        files = [name for name in names if (folder / name).exists()]
+        table.add_row("files", f"{folder}{os.sep}: {', '.join(files)}")
+        if (folder / "best.ckpt").exists():
+            table.add_row("test it", f"python train.py test --ckpt_path {folder / 'best.ckpt'}")
+        self._console.print(table)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Play `data.eval_episodes` episodes and print their returns."""
+        self._report(self.trainer.validate(**{**kwargs, "verbose": False}), "eval")
+
+    def test(self, **kwargs: Any) -> None:
+        """Play `data.test_episodes` episodes, print their returns and write `test.json`."""
+        summary = self._report(self.trainer.test(**{**kwargs, "verbose": False}), "test")
+        path = kwargs.get("ckpt_path")
+        if path is None:
+            return
+        values = summary._asdict()
+        result = {
+            "env_id": self.datamodule.factory.env_id,
+            "episodes": int(values.pop("episodes")),
+            **values,
+            "env_steps": self.datamodule.counts.env_steps,
+            "grad_steps": int(self.checkpoint["global_step"]),
+            "seed": self.datamodule.test_seed,
+        }
+        file = Path(path).parent / "test.json"
+        file.write_text(json.dumps(result, indent=2) + "\n")
+        self._console.print(f"written to {file}")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write actions and action values to `predictions.pt` beside the checkpoint."""
+        predictions: list[Any] = self.trainer.predict(**kwargs) or []
+        path = kwargs.get("ckpt_path")
+        file = (Path(path).parent if path else Path()) / "predictions.pt"
+        torch.save(predictions, file)
+        actions = sum(len(p["action"]) for p in predictions)
+        self._console.print(f"{actions:,} actions with their values written to {file}")
+
+    def _report(self, results: Sequence[Any], prefix: str) -> Summary:
+        summary = Summary(**{name: results[0][f"{prefix}/{name}"] for name in Summary._fields})
+        self._console.print(
+            f"{self.datamodule.factory.env_id}: return [bold]{summary.return_mean:.1f}[/] "
+            f"± {summary.return_std:.1f} over {summary.episodes:.0f} episodes "
+            f"(least {summary.return_min:.1f}, greatest {summary.return_max:.1f})",
+            highlight=False,
+        )
+        return summary
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"--ckpt_path: there is no file {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"].keys()
+    except Exception as error:  # torch.load raises many kinds on files that are not whole
+        raise ConfigError(
+            f"--ckpt_path: {path} is no whole checkpoint ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]})"
+        ) from error
+    return dict(checkpoint)
+
+
+def _check_fits(path: Path, checkpoint: dict[str, Any], model: DQNModule) -> None:
+    theirs = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if theirs == ours:
+        return
+    saved = checkpoint.get("hyper_parameters", {})
+    differences = [
+        f"{name} {tuple(ours.get(name, ()))} here, {tuple(theirs.get(name, ()))} there"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    raise ConfigError(
+        f"--ckpt_path: {path} is of another network or environment (observations "
+        f"{saved.get('obs_shape')}, {saved.get('num_actions')} actions): {differences[0]}"
+    )
+
+
+def _quieten() -> None:
+    """Keep Lightning's advertisements and its complaints about what we do on purpose to itself."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_is_ours)
+    for pattern in (
+        ".*IterableDataset.*has `__len__` defined.*",
+        ".*does not have many workers.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    noise = ("GPU available", "TPU available", "HPU available", "Tip:", "`Trainer.fit` stopped")
+    return not any(word in record.getMessage() for word in noise)

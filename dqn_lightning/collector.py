@@ -1,0 +1,89 @@
+"""Steps the environments and writes what happens into the replay."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from dqn_lightning.actor import EpsilonGreedy
+from dqn_lightning.errors import EnvironmentFailure
+from dqn_lightning.replay import ReplayBuffer
+from dqn_lightning.types import Act, Episode
+
+
+class Counts(NamedTuple):
+    """Environment steps (boundary rows not counted) and finished episodes."""
+
+    env_steps: int
+    episodes: int
+
+
+class Collector:
+    """Owner of the environments: steps them, counts, and hands out finished episodes.
+
+    Args:
+        envs: A vector environment in `AutoresetMode.NEXT_STEP`.
+        replay: Where each row is written.
+        actor: Chooses the actions.
+    """
+
+    def __init__(
+        self, envs: VectorEnv[Any, Any, Any], replay: ReplayBuffer, actor: EpsilonGreedy
+    ) -> None:
+        self.envs = envs
+        self.replay = replay
+        self.actor = actor
+        self.counts = Counts(0, 0)
+        self.counts_before_step = Counts(0, 0)
+        self._returns = np.zeros(envs.num_envs)
+        self._durations = np.zeros(envs.num_envs, np.int64)
+
+    def reset(self, seed: int) -> None:
+        """Start new episodes; environment i is seeded with `seed + i`."""
+        obs, _ = self.envs.reset(seed=seed)
+        self.replay.begin(obs)
+        self._returns[:] = 0
+        self._durations[:] = 0
+
+    def step(self, act: Act) -> list[Episode]:
+        """Step every environment once.
+
+        Returns:
+            The episodes that ended in this step, in the order of the environments.
+
+        Raises:
+            EnvironmentFailure: If an environment raised; its exception is the cause.
+        """
+        self.counts_before_step = self.counts
+        boundary = self.replay.pending_boundary
+        if boundary.all():  # all reset now, whatever the action: the actor is not asked
+            actions = np.zeros(len(boundary), np.int64)
+        else:
+            actions = self.actor(act, self.replay.current_obs(), self.counts.env_steps)
+        try:
+            obs, reward, terminated, truncated, _ = self.envs.step(actions)
+        except Exception as error:
+            number = getattr(error, "environment_number", None)
+            which = "the vector environment" if number is None else f"environment {number}"
+            raise EnvironmentFailure(
+                f"{which} raised {type(error).__name__} after environment step "
+                f"{self.counts.env_steps}: {error}"
+            ) from error
+        self.replay.write(actions, reward, terminated, truncated, obs)
+        self._returns += reward
+        self._durations += ~boundary
+        env_steps = self.counts.env_steps + len(boundary) - int(np.count_nonzero(boundary))
+        episodes = self._finished(terminated | truncated, env_steps)
+        self.counts = Counts(env_steps, self.counts.episodes + len(episodes))
+        return episodes
+
+    def _finished(self, ended: np.ndarray[Any, Any], env_steps: int) -> list[Episode]:
+        if not ended.any():
+            return []
+        episodes = [
+            Episode(int(i), int(self._durations[i]), float(self._returns[i]), env_steps)
+            for i in ended.nonzero()[0]
+        ]
+        self._returns[ended] = 0
+        self._durations[ended] = 0
+        return episodes

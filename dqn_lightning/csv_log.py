@@ -1,0 +1,121 @@
+"""A logger that writes what a run measured as two tables."""
+
+import csv
+import math
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+TIME_PREFIX = "time/"
+"""Prefix of every value that depends on the wall clock, and so on the machine."""
+
+
+class CSVLog(Logger):
+    """Writes `metrics.csv`, and `timing.csv` for everything that depends on the wall clock.
+
+    Both have a column `env_steps` and one column per value, empty where it was not measured. A
+    table is only ever appended to, except when a new column makes it wider.
+
+    Lightning's own CSVLogger deletes the table it finds in its folder, and knows one table only.
+
+    Args:
+        folder: The run's folder, which must exist when the first value is logged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._tables = {"metrics": _Table(), "timing": _Table()}
+
+    @property
+    def name(self) -> str:
+        """None: a run has a folder of its own."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """None, likewise."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder; Lightning makes it `trainer.log_dir` if this logger is the first."""
+        return str(self._folder)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Nothing: the configuration lies beside the tables."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add a row at `step` environment steps to the tables that the values belong to."""
+        for name, table in self._tables.items():
+            timing = name == "timing"
+            row = {k: v for k, v in metrics.items() if k.startswith(TIME_PREFIX) == timing}
+            if row:
+                table.add(self._folder / f"{name}.csv", {"env_steps": step, **row})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Bring everything to disk."""
+        for table in self._tables.values():
+            table.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Bring everything to disk and close the files."""
+        for table in self._tables.values():
+            table.close()
+
+
+class _Table:
+    """One growing CSV file."""
+
+    def __init__(self) -> None:
+        self._columns: list[str] = []
+        self._file: Any = None
+
+    def add(self, path: Path, row: dict[str, Any]) -> None:
+        if self._file is None:
+            self._open(path)
+        if not row.keys() <= set(self._columns):
+            self._widen(path, [name for name in row if name not in self._columns])
+        cells = ["" if row.get(name) is None else _cell(row[name]) for name in self._columns]
+        self._file.write(",".join(cells) + "\n")
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self, path: Path) -> None:
+        if path.exists():
+            with path.open(newline="") as lines:
+                self._columns = next(csv.reader(lines), [])
+        self._file = path.open("a", newline="")
+
+    def _widen(self, path: Path, new: list[str]) -> None:
+        self.close()
+        with path.open(newline="") as lines:
+            rows = list(csv.reader(lines))[1:]
+        self._columns += new
+        wider = path.with_name(f".{path.name}.tmp")
+        with wider.open("w", newline="") as lines:
+            csv.writer(lines, lineterminator="\n").writerows(
+                [self._columns, *([*row, *[""] * len(new)] for row in rows)]
+            )
+        wider.replace(path)
+        self._file = path.open("a", newline="")
+
+
+def _cell(value: Any) -> str:
+    number = float(value)
+    return str(int(number)) if math.isfinite(number) and number.is_integer() else repr(number)

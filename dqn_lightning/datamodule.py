@@ -1,0 +1,357 @@
+"""The LightningDataModule: environments, replay, and what is due when."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from dqn_lightning.actor import EpsilonGreedy
+from dqn_lightning.collector import Collector, Counts
+from dqn_lightning.dataset import ReplayDataset, Rhythm
+from dqn_lightning.envs import EnvFactory, Vectorization, obs_classes
+from dqn_lightning.errors import ConfigError
+from dqn_lightning.evaluation import Evaluation
+from dqn_lightning.replay import ReplayBuffer, Sampler, Storage, Uniform
+from dqn_lightning.schedules import Constant, Schedule
+
+_MAX_EVAL_ENVS = 20
+_NEVER = 2**31 - 1  # rollouts
+
+
+class DQNDataModule(LightningDataModule):
+    """Environments that fill a replay, and the rollouts and evaluations made of them.
+
+    All counts of environment steps are of the whole run; sizes (`num_envs`, `capacity`,
+    `batch_size`) are of one process.
+
+    Args:
+        env_id: A registered Gymnasium id, or `module:id` for one that registers when imported.
+        env_kwargs: Passed to `gymnasium.make`.
+        wrappers: Wrap each environment, the first one innermost.
+        num_envs: Environments stepped together.
+        vectorization: How they are stepped: `single` (one, the fastest way), `sync` (in turn),
+            `async` (in processes), `native` (the environment's own vector version), or `auto`.
+        capacity: Rows of the replay, over all environments.
+        batch_size: Rows of a batch.
+        sampler: Which rows are drawn; uniformly, with replacement, if None.
+        n_step: Steps of the return.
+        gamma: Discount of one step.
+        frame_stack: Newest observations that make up the network's input.
+        learning_starts_env_steps: No update before so many environment steps.
+        train_every_env_steps: Environment steps between updates.
+        updates_per_train: Updates made then.
+        rollout_env_steps: Environment steps of one Lightning batch; the run does not depend on it.
+        total_env_steps: Environment steps of the run, or None for no such end.
+        total_episodes: Finished episodes of the run, or None; whichever comes first.
+        epsilon: Probability of a random action: a number, or a schedule of environment steps.
+        eval_every_env_steps: Environment steps between evaluations, or None for none.
+        eval_episodes: Episodes of an evaluation.
+        eval_epsilon: Probability of a random action in evaluations and tests.
+        eval_seed: First seed of every evaluation's environments.
+        test_episodes: Episodes of a test.
+        test_seed: First seed of a test's environments.
+        observations: File of observations [B, …] to predict from (`.npy`, or `.pt` of a tensor);
+            if None, `predict` plays `eval_episodes` episodes.
+        seed: Seed of environments, exploration and sampling; PyTorch's initial seed if None, which
+            `seed_everything` sets.
+
+    Raises:
+        ConfigError: If a setting cannot work.
+    """
+
+    def __init__(
+        self,
+        env_id: str = "CartPole-v1",
+        env_kwargs: dict[str, Any] | None = None,
+        wrappers: list[Callable[[gym.Env], gym.Env]] | None = None,
+        num_envs: int = 1,
+        vectorization: Vectorization = "auto",
+        capacity: int = 100_000,
+        batch_size: int = 64,
+        sampler: Sampler | None = None,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        frame_stack: int = 1,
+        learning_starts_env_steps: int = 1_000,
+        train_every_env_steps: int = 1,
+        updates_per_train: int = 1,
+        rollout_env_steps: int = 1_000,
+        total_env_steps: int | None = 50_000,
+        total_episodes: int | None = None,
+        epsilon: float | Schedule = 0.1,
+        eval_every_env_steps: int | None = 5_000,
+        eval_episodes: int = 20,
+        eval_epsilon: float = 0.0,
+        eval_seed: int = 1_000_000,
+        test_episodes: int = 100,
+        test_seed: int = 2_000_000,
+        observations: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_envs = num_envs
+        self.vectorization: Vectorization = vectorization
+        self.capacity = capacity
+        self.sampler = Uniform() if sampler is None else sampler
+        self.n_step = n_step
+        self.gamma = gamma
+        self.frame_stack = frame_stack
+        self.epsilon: Schedule = Constant(epsilon) if isinstance(epsilon, (int, float)) else epsilon
+        self.eval_episodes = eval_episodes
+        self.eval_epsilon = eval_epsilon
+        self.eval_seed = eval_seed
+        self.test_episodes = test_episodes
+        self.test_seed = test_seed
+        self.observations = observations
+        self.seed = seed
+        self.rhythm = Rhythm(
+            batch_size=batch_size,
+            learning_starts_env_steps=learning_starts_env_steps,
+            train_every_env_steps=train_every_env_steps,
+            updates_per_train=updates_per_train,
+            rollout_env_steps=rollout_env_steps,
+            eval_every_env_steps=eval_every_env_steps,
+            total_env_steps=total_env_steps,
+            total_episodes=total_episodes,
+        )
+        self.counts = Counts(0, 0)  # of the run, or of the run that a loaded checkpoint came from
+        self.dataset: ReplayDataset | None = None
+        self._check_settings()
+        self.factory = EnvFactory(env_id, env_kwargs or {}, wrappers or [])
+        self._read_spaces()
+
+    # Spaces: what the network is built for ------------------------------------------------------
+
+    def _read_spaces(self) -> None:
+        envs = self.factory.make_vector(1, "single")
+        space = envs.single_observation_space
+        assert space.shape is not None
+        frame_shape = space.shape
+        classes = obs_classes(space)
+        self.num_actions = int(cast(spaces.Discrete, envs.single_action_space).n)
+        self.obs_shape = (frame_shape[0] * self.frame_stack, *frame_shape[1:])
+        self.obs_classes = None if classes is None else classes * self.frame_stack
+        self._frame_shape = frame_shape
+        self._frame_dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        envs.close()
+
+    # Lightning's hooks --------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Make what training needs; evaluations make their own."""
+        if stage != "fit" or self.dataset is not None:
+            return
+        assert self.trainer is not None
+        self.trainer.val_check_interval = _NEVER  # our own clock calls evaluations
+        needed = 1 if self.sampler.replacement else self.rhythm.batch_size
+        enough = needed + self.num_envs * (self.n_step - 1)
+        rhythm = self.rhythm
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it untyped
+            rhythm = replace(rhythm, learning_starts_env_steps=0)
+        self._enough_env_steps = max(rhythm.learning_starts_env_steps, enough)
+        rhythm = replace(rhythm, learning_starts_env_steps=self._enough_env_steps)
+        self.dataset = ReplayDataset(self._make_collector(), rhythm, self._end_training)
+
+    def train_dataloader(self) -> ReplayDataset:
+        """The stream of rollouts."""
+        assert self.dataset is not None
+        return self.dataset
+
+    def val_dataloader(self) -> "_Items":
+        """One evaluation."""
+        return _Items([self._make_evaluation(self.eval_episodes, self.eval_seed)])
+
+    def test_dataloader(self) -> "_Items":
+        """One evaluation, on seeds of its own."""
+        return _Items([self._make_evaluation(self.test_episodes, self.test_seed)])
+
+    def predict_dataloader(self) -> "_Items":
+        """One batch of the given observations, or episodes one by one."""
+        if self.observations is not None:
+            return _Items([self._load_observations(self.observations)])
+        return _Items(
+            [self._make_evaluation(1, self.test_seed + i) for i in range(self.eval_episodes)]
+        )
+
+    def teardown(self, stage: str) -> None:
+        """Close the training environments."""
+        if stage == "fit" and self.dataset is not None:
+            self.dataset.collector.envs.close()
+            self.dataset = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run stands."""
+        if self.dataset is None:
+            return self.counts._asdict()
+        return {
+            **self.dataset.collector.counts._asdict(),
+            "boundary": self.dataset.boundary,
+            "next_update": self.dataset.next_update,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting; the replay is filled anew before learning goes on."""
+        self.counts = Counts(state_dict["env_steps"], state_dict["episodes"])
+        if self.dataset is None:
+            return
+        self.dataset.collector.counts = self.dataset.collector.counts_before_step = self.counts
+        self.dataset.boundary = state_dict["boundary"]
+        self.dataset.next_update = state_dict["next_update"]
+        self.dataset.skip_updates(self.counts.env_steps + self._enough_env_steps)
+        rank_zero_info(
+            f"going on from environment step {self.counts.env_steps} with an empty replay: "
+            f"learning starts again after {self._enough_env_steps} more"
+        )
+
+    def stop(self) -> None:
+        """End training after the current environment step; safe in a signal handler."""
+        if self.dataset is not None:
+            self.dataset.stop()
+
+    def _end_training(self) -> None:
+        assert self.trainer is not None
+        self.trainer.should_stop = True
+
+    # Parts --------------------------------------------------------------------------------------
+
+    def _make_collector(self) -> Collector:
+        num_bytes = Storage.num_bytes(self.capacity, self._frame_shape, self._frame_dtype)
+        rank_zero_info(f"replay: {self.capacity:,} rows, {_readable(num_bytes)}")
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        env_seed, actor_seed, sampler_seed = np.random.SeedSequence(seed).spawn(3)
+        replay = self._make_replay(self.capacity, self.num_envs, sampler_seed)
+        actor = EpsilonGreedy(self.epsilon, self.num_actions, np.random.default_rng(actor_seed))
+        envs = self.factory.make_vector(self.num_envs, self.vectorization)
+        collector = Collector(envs, replay, actor)
+        collector.reset(_int31(env_seed))
+        return collector
+
+    def _make_evaluation(self, episodes: int, seed: int) -> Evaluation:
+        num_envs = min(episodes, _MAX_EVAL_ENVS)
+        slots = self.frame_stack + 2
+        return Evaluation(
+            self.factory.make_vector(num_envs, "auto"),
+            self._make_replay(slots * num_envs, num_envs, np.random.SeedSequence(seed), n_step=1),
+            episodes=episodes,
+            seed=seed,
+            epsilon=self.eval_epsilon,
+            num_actions=self.num_actions,
+        )
+
+    def _make_replay(
+        self,
+        capacity: int,
+        num_envs: int,
+        seed: np.random.SeedSequence,
+        n_step: int | None = None,
+    ) -> ReplayBuffer:
+        return ReplayBuffer(
+            capacity,
+            num_envs,
+            self._frame_shape,
+            self._frame_dtype,
+            gamma=self.gamma,
+            n_step=n_step or self.n_step,
+            frame_stack=self.frame_stack,
+            sampler=self.sampler,
+            generator=torch.Generator().manual_seed(_int31(seed)),
+        )
+
+    def _load_observations(self, path: str) -> Tensor:
+        try:
+            if path.endswith(".npy"):
+                obs = torch.from_numpy(np.load(path))
+            else:
+                obs = torch.load(path, weights_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"data.observations: {path} cannot be read: {error}") from error
+        if tuple(obs.shape[1:]) != self.obs_shape:
+            raise ConfigError(
+                f"data.observations: {path} holds {list(obs.shape)}, "
+                f"wanted [number, {', '.join(map(str, self.obs_shape))}]"
+            )
+        return obs
+
+    # Checks -------------------------------------------------------------------------------------
+
+    def _check_settings(self) -> None:
+        positive = {
+            name: getattr(self, name)
+            for name in ("num_envs", "capacity", "n_step", "frame_stack", "eval_episodes")
+        }
+        positive["test_episodes"] = self.test_episodes
+        positive |= {
+            name: value
+            for name, value in vars(self.rhythm).items()
+            if value is not None and name != "learning_starts_env_steps"
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise ConfigError(f"data.{name}: must be at least 1, got {value}")
+        if self.rhythm.learning_starts_env_steps < 0:
+            raise ConfigError(
+                "data.learning_starts_env_steps: must not be negative, "
+                f"got {self.rhythm.learning_starts_env_steps}"
+            )
+        if not 0 <= self.gamma <= 1:
+            raise ConfigError(f"data.gamma: must lie in [0, 1], got {self.gamma}")
+        self._check_epsilon()
+        self._check_capacity()
+
+    def _check_epsilon(self) -> None:
+        counts = [0, *(10**power for power in range(10))]
+        for count in counts:
+            if not 0 <= (value := self.epsilon(count)) <= 1:
+                raise ConfigError(
+                    f"data.epsilon: must lie in [0, 1], is {value} at environment step {count}"
+                )
+        if not 0 <= self.eval_epsilon <= 1:
+            raise ConfigError(f"data.eval_epsilon: must lie in [0, 1], got {self.eval_epsilon}")
+
+    def _check_capacity(self) -> None:
+        slots = self.capacity // self.num_envs
+        window = self.n_step + self.frame_stack + 1
+        if slots < window:
+            raise ConfigError(
+                f"data.capacity: {self.capacity} rows are {slots} steps of each of "
+                f"{self.num_envs} environments; n_step {self.n_step} with frame_stack "
+                f"{self.frame_stack} needs {window}, so at least {window * self.num_envs}"
+            )
+        most = (slots - self.n_step) * self.num_envs
+        if not self.sampler.replacement and self.rhythm.batch_size > most:
+            raise ConfigError(
+                f"data.batch_size: {self.rhythm.batch_size} rows without replacement can never be "
+                f"drawn from a replay of data.capacity {self.capacity}, at most {most} can"
+            )
+
+
+class _Items:
+    """Items that Lightning takes as batches one by one (a list it would take as loaders)."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+
+def _int31(seed: np.random.SeedSequence) -> int:
+    return int(seed.generate_state(1)[0] >> 1)
+
+
+def _readable(num_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} GB"

@@ -1,0 +1,173 @@
+"""The replay as a dataset: it streams rollouts, and each rollout streams batches."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch.utils.data import IterableDataset
+
+from dqn_lightning.collector import Collector, Counts
+from dqn_lightning.types import Act, Batch, Episode
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """When updates, ends of rollouts, evaluations and the end of the run are due.
+
+    All counts are environment steps of the run unless they say otherwise. Something due at a
+    multiple happens when the count first reaches or passes it.
+
+    Args:
+        batch_size: Rows of a batch.
+        learning_starts_env_steps: No update before this count.
+        train_every_env_steps: Updates are due at each multiple.
+        updates_per_train: So many of them.
+        rollout_env_steps: Rollouts end at each multiple. The run does not depend on it.
+        eval_every_env_steps: Evaluations are due at each multiple; never if None.
+        total_env_steps: The run's end; none if None.
+        total_episodes: Its end in finished episodes; whichever comes first.
+    """
+
+    batch_size: int
+    learning_starts_env_steps: int
+    train_every_env_steps: int = 1
+    updates_per_train: int = 1
+    rollout_env_steps: int = 1_000
+    eval_every_env_steps: int | None = None
+    total_env_steps: int | None = None
+    total_episodes: int | None = None
+
+    def update_due_at(self, number: int) -> int:
+        """The count at which update `number` (from 0) is due."""
+        every = self.train_every_env_steps
+        first = -(-max(self.learning_starts_env_steps, 1) // every) * every
+        return first + number // self.updates_per_train * every
+
+    def first_update_from(self, env_steps: int) -> int:
+        """The number of the first update due at this count or later."""
+        passed = env_steps - self.update_due_at(0)
+        return max(0, -(-passed // self.train_every_env_steps)) * self.updates_per_train
+
+    def boundary_after(self, env_steps: int) -> int:
+        """The next count at which a rollout ends."""
+        ends = [(env_steps // self.rollout_env_steps + 1) * self.rollout_env_steps]
+        if self.eval_every_env_steps is not None:
+            ends.append((env_steps // self.eval_every_env_steps + 1) * self.eval_every_env_steps)
+        if self.total_env_steps is not None:
+            ends.append(self.total_env_steps)
+        return min(ends)
+
+    def evaluation_due(self, boundary: int) -> bool:
+        """Whether an evaluation belongs to this end of a rollout."""
+        return self.eval_every_env_steps is not None and boundary % self.eval_every_env_steps == 0
+
+    def over(self, boundary: int, episodes: int) -> bool:
+        """Whether the run ends after this many environment steps and episodes."""
+        return (self.total_env_steps is not None and boundary >= self.total_env_steps) or (
+            self.total_episodes is not None and episodes >= self.total_episodes
+        )
+
+
+class ReplayDataset(IterableDataset["Rollout"]):
+    """Streams rollouts until the run ends.
+
+    Its length is one that no run reaches: without a length Lightning would fetch a rollout ahead,
+    made with weights that are one rollout old; with the true one, a finished run could not be
+    continued.
+
+    Args:
+        collector: Steps the environments and fills the replay.
+        rhythm: When what is due.
+        on_end: Called when the run has ended, before iteration stops.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        rhythm: Rhythm,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.collector = collector
+        self.rhythm = rhythm
+        self.on_end = on_end
+        self.boundary = 0  # the count at which the last whole rollout ended
+        self.next_update = 0  # number of the next update that falls due
+        self._stopped = False
+
+    def __len__(self) -> int:
+        """A number of rollouts that is never reached."""
+        return 2**31 - 1
+
+    def __iter__(self) -> Iterator["Rollout"]:
+        """Rollouts, one after the other; nothing happens before the first is asked for."""
+        while not self.over:
+            yield Rollout(self)
+        self.on_end()
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended, or was asked to."""
+        return self._stopped or self.rhythm.over(self.boundary, self.collector.counts.episodes)
+
+    def stop(self) -> None:
+        """End the run after the current environment step and its updates. Signal-safe."""
+        self._stopped = True
+
+    def skip_updates(self, env_steps: int) -> None:
+        """No update before this count: those due earlier are left out."""
+        self.next_update = max(self.next_update, self.rhythm.first_update_from(env_steps))
+
+
+class Rollout:
+    """A piece of the run, as one Lightning batch: call it with the policy, iterate what it gives.
+
+    Pulling on the stream steps the environments with the policy as it then is, until an update is
+    due, and yields that update's batch; so acting and learning alternate exactly. It is no
+    iterable itself, because whatever iterates a Lightning batch would step the environments.
+
+    Attributes:
+        episodes: Those that have ended in it so far.
+        complete: Whether its end was reached.
+    """
+
+    def __init__(self, dataset: ReplayDataset) -> None:
+        self._dataset = dataset
+        self._end = dataset.rhythm.boundary_after(dataset.boundary)
+        self.episodes: list[Episode] = []
+        self.complete = False
+
+    @property
+    def counts(self) -> Counts:
+        """Environment steps and episodes of the run by now."""
+        return self._dataset.collector.counts
+
+    @property
+    def counts_before_step(self) -> Counts:
+        """The same before the newest step of the vector environment."""
+        return self._dataset.collector.counts_before_step
+
+    @property
+    def epsilon(self) -> float:
+        """The probability of a random action by now."""
+        return self._dataset.collector.actor.epsilon(self.counts.env_steps)
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether an evaluation is due now that it is complete."""
+        return self.complete and self._dataset.rhythm.evaluation_due(self._end)
+
+    def __call__(self, act: Act) -> Iterator[Batch]:
+        """Step the environments with `act`; yield a batch for every update that falls due."""
+        dataset = self._dataset
+        collector, rhythm = dataset.collector, dataset.rhythm
+        while True:
+            now = min(collector.counts.env_steps, self._end)
+            while rhythm.update_due_at(dataset.next_update) <= now:
+                dataset.next_update += 1
+                yield collector.replay.draw(rhythm.batch_size)
+            if collector.counts.env_steps >= self._end:
+                dataset.boundary = self._end
+                self.complete = True
+                return
+            if dataset.over:
+                return
+            self.episodes += collector.step(act)

@@ -1,0 +1,62 @@
+"""The reference engine: one update, operation by operation."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dqn_lightning.losses import Objective, ObjectiveOutput
+from dqn_lightning.types import Batch
+
+GradTransform: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
+"""A pure function of the gradients, in the order of the parameters."""
+
+
+class Eager:
+    """Executes updates: loss, gradients, their transforms, optimiser step.
+
+    Args:
+        online: Network that learns.
+        target: Network that the targets come from; always used in eval mode.
+        objective: What is made smaller.
+        optimizer: Raw optimiser over the online network's parameters.
+        grad_transforms: Applied in order before each optimiser step; the list may still grow.
+    """
+
+    def __init__(
+        self,
+        online: nn.Module,
+        target: nn.Module,
+        objective: Objective,
+        optimizer: Optimizer,
+        grad_transforms: Sequence[GradTransform],
+    ) -> None:
+        self.online = online
+        self.target = target
+        self.objective = objective
+        self.optimizer = optimizer
+        self.grad_transforms = grad_transforms
+        self._parameters = [p for p in online.parameters() if p.requires_grad]
+
+    def update(self, batch: Batch) -> ObjectiveOutput:
+        """Take one optimiser step on a batch; gives its detached loss [B] and priority [B]."""
+        if not self.online.training:
+            self.online.train()
+        if self.target.training:
+            self.target.eval()
+        output = self.objective(self.online, self.target, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        (batch.weight * output.loss).mean().backward()  # type: ignore[no-untyped-call]
+        if self.grad_transforms:
+            self._transform_gradients()
+        self.optimizer.step()
+        return ObjectiveOutput(output.loss.detach(), output.priority)
+
+    def _transform_gradients(self) -> None:
+        parameters = [p for p in self._parameters if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for transform in self.grad_transforms:
+            gradients = transform(gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient

@@ -1,0 +1,155 @@
+"""Makes environments, one or many, with errors that say what to do."""
+
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import gymnasium as gym
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from dqn_lightning.envs.observations import adapt
+from dqn_lightning.envs.single import SingleVectorEnv
+from dqn_lightning.errors import ConfigError
+
+Vectorization: TypeAlias = Literal["auto", "single", "sync", "async", "native"]
+"""How environments are stepped together. `single`: one, without the cost of a vector; `sync`: in
+turn; `async`: in processes; `native`: the environment's own vector version; `auto`: `single` for
+one, else `native` where there is one, else `sync`."""
+
+_EXTRAS = {"Box2D": "box2d", "box2d": "box2d", "swig": "box2d"}
+
+
+@dataclass(frozen=True)
+class EnvFactory:
+    """Makes the environments of a run.
+
+    Args:
+        env_id: A registered id, or `module:id` for one that registers itself when imported.
+        env_kwargs: Passed to `gymnasium.make`.
+        wrappers: Applied to each environment, the first one innermost.
+    """
+
+    env_id: str
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: Sequence[Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = ()
+
+    def make(self, number: int = 0) -> gym.Env[Any, Any]:
+        """One environment; whatever it raises later carries its number.
+
+        Raises:
+            ConfigError: If it cannot be made.
+        """
+        _draw_without_display()
+        try:
+            env = gym.make(self.env_id, disable_env_checker=True, **self.env_kwargs)
+        except gym.error.DependencyNotInstalled as error:
+            raise ConfigError(_missing_dependency(self.env_id, error)) from error
+        except (gym.error.Error, ModuleNotFoundError) as error:
+            raise ConfigError(_unknown(self.env_id, error)) from error
+        except TypeError as error:
+            raise ConfigError(
+                f"data.env_kwargs: {self.env_id} does not take {dict(self.env_kwargs)}: {error}"
+            ) from error
+        for wrapper in self.wrappers:
+            env = wrapper(env)
+        return _Numbered(env, number)
+
+    def make_vector(
+        self, num_envs: int, vectorization: Vectorization = "auto"
+    ) -> VectorEnv[Any, Any, Any]:
+        """`num_envs` environments as one vector, observations and actions adapted.
+
+        Raises:
+            ConfigError: If they cannot be made, or not in this way.
+        """
+        envs = adapt(self._vector(num_envs, vectorization))
+        mode = envs.metadata.get("autoreset_mode")
+        if mode is not AutoresetMode.NEXT_STEP:
+            raise ConfigError(
+                f"data.vectorization: {self.env_id} resets itself in mode {mode}, "
+                f"only AutoresetMode.NEXT_STEP is supported; use sync or async"
+            )
+        return envs
+
+    def _vector(self, num_envs: int, vectorization: Vectorization) -> VectorEnv[Any, Any, Any]:
+        first = self.make()  # also says what is wrong, in this process, before any worker starts
+        if vectorization == "auto":
+            vectorization = self._choose(num_envs, first)
+        if vectorization == "single":
+            if num_envs != 1:
+                raise ConfigError(
+                    f"data.vectorization: single means data.num_envs 1, not {num_envs}"
+                )
+            return SingleVectorEnv(first)
+        first.close()
+        if vectorization == "native":
+            return self._native(num_envs, first)
+        if vectorization == "async":
+            workers = [partial(self._make_in_worker, number) for number in range(num_envs)]
+            return AsyncVectorEnv(workers, copy=False)
+        return SyncVectorEnv([partial(self.make, number) for number in range(num_envs)], copy=False)
+
+    def _make_in_worker(self, number: int) -> gym.Env[Any, Any]:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+        return self.make(number)
+
+    def _choose(self, num_envs: int, env: gym.Env[Any, Any]) -> Vectorization:
+        if num_envs == 1:
+            return "single"
+        plain = not self.env_kwargs and not self.wrappers
+        has_vector = env.spec is not None and env.spec.vector_entry_point is not None
+        return "native" if plain and has_vector else "sync"
+
+    def _native(self, num_envs: int, env: gym.Env[Any, Any]) -> VectorEnv[Any, Any, Any]:
+        if env.spec is None or env.spec.vector_entry_point is None:
+            raise ConfigError(
+                f"data.vectorization: {self.env_id} has no vector version of its own; "
+                "use sync or async"
+            )
+        if self.wrappers:
+            raise ConfigError(
+                "data.vectorization: wrappers wrap single environments, native has none; "
+                "use sync or async"
+            )
+        return gym.make_vec(
+            self.env_id, num_envs, vectorization_mode="vector_entry_point", **self.env_kwargs
+        )
+
+
+class _Numbered(gym.Wrapper[Any, Any, Any, Any]):
+    """Marks what an environment raises with the environment's number."""
+
+    def __init__(self, env: gym.Env[Any, Any], number: int) -> None:
+        super().__init__(env)
+        self.number = number
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        try:
+            return self.env.step(action)
+        except Exception as error:
+            error.environment_number = self.number  # type: ignore[attr-defined]
+            raise
+
+
+def _draw_without_display() -> None:
+    """Let pygame draw into memory where there is no screen."""
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in displays):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+
+def _missing_dependency(env_id: str, error: Exception) -> str:
+    extra = next((extra for word, extra in _EXTRAS.items() if word in str(error)), None)
+    install = f"pip install 'dqn_lightning[{extra}]'" if extra else str(error)
+    return f"data.env_id: {env_id} needs a package that is not installed: {install}"
+
+
+def _unknown(env_id: str, error: Exception) -> str:
+    nearest = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
+    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+    return f"data.env_id: {env_id} cannot be made{hint} ({error})"

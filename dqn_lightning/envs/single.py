@@ -1,0 +1,60 @@
+"""One environment as a vector of one, without the cost of a vector."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+
+class SingleVectorEnv(VectorEnv[Any, Any, Any]):
+    """A vector environment of one, that behaves as `SyncVectorEnv` with one does.
+
+    It copies nothing, keeps no infos and resets itself in the step after an episode's end.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.env = env
+        self.num_envs = 1
+        self.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.spec = env.spec
+        self.render_mode = env.render_mode
+        self.single_observation_space = env.observation_space
+        self.single_action_space = env.action_space
+        self.observation_space = batch_space(env.observation_space, 1)
+        self.action_space = batch_space(env.action_space, 1)
+        self._ended = False
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        obs, _ = self.env.reset(seed=seed[0] if isinstance(seed, list) else seed, options=options)
+        self._ended = False
+        return np.asarray(obs)[None], {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step, or start the next episode if the last step ended one."""
+        reward: Any
+        if self._ended:
+            obs, _ = self.env.reset()
+            reward, terminated, truncated = 0.0, False, False
+        else:
+            obs, reward, terminated, truncated, _ = self.env.step(actions[0])
+        self._ended = terminated or truncated
+        return (
+            np.asarray(obs)[None],
+            np.array([reward]),
+            np.array([terminated]),
+            np.array([truncated]),
+            {},
+        )
+
+    def render(self) -> Any:
+        """The environment's picture, in a tuple of one."""
+        return (self.env.render(),)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environment."""
+        self.env.close()

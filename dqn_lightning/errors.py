@@ -1,0 +1,13 @@
+"""Errors that a user can mend."""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message names the flag, its value and what would be right."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; training has stopped."""
+
+
+class EnvironmentFailure(RuntimeError):  # noqa: N818  (it is the environment that failed, not us)
+    """An environment raised; its own exception is the cause of this one."""

@@ -1,0 +1,66 @@
+"""The formulas: pure functions of tensors that give one value per row of the batch.
+
+Names carry time: `q_tm1` are the values at the row's observation, `q_t` those at the next one.
+Every function checks ranks, because [B] against [B, 1] broadcasts to [B, B] without a word.
+"""
+
+import torch
+from torch import Tensor
+
+
+def _check_ranks(rank: int, **tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.ndim != rank:
+            raise ValueError(f"{name} must have rank {rank}, got shape {tuple(tensor.shape)}")
+
+
+def q_learning(
+    q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, q_t: Tensor
+) -> Tensor:
+    """Temporal difference of Q-learning: r_t + discount_t max_a q_t(a) - q_tm1(a_tm1).
+
+    Watkins and Dayan 1992; with `q_t` of a target network it is the error of DQN, Mnih et al. 2015.
+    No gradient flows through the target.
+
+    Args:
+        q_tm1: Action values [B, A].
+        a_tm1: Actions taken [B], int64.
+        r_t: Rewards [B].
+        discount_t: Discounts [B], 0 beyond terminal states.
+        q_t: Action values of the next observations [B, A].
+
+    Returns:
+        Temporal differences [B].
+
+    Raises:
+        ValueError: If a tensor has the wrong rank.
+
+    >>> q_learning(torch.tensor([[1.0, 2.0]]), torch.tensor([0]), torch.tensor([1.0]),
+    ...            torch.tensor([0.5]), torch.tensor([[3.0, 4.0]]))
+    tensor([2.])
+    """
+    _check_ranks(2, q_tm1=q_tm1, q_t=q_t)
+    _check_ranks(1, a_tm1=a_tm1, r_t=r_t, discount_t=discount_t)
+    with torch.no_grad():
+        target = r_t + discount_t * q_t.max(dim=1).values
+    return target - q_tm1.gather(1, a_tm1[:, None]).squeeze(1)
+
+
+def huber(error: Tensor, delta: float = 1.0) -> Tensor:
+    """Huber's loss per element: e²/2 where |e| ≤ delta, else delta (|e| - delta/2). Huber 1964.
+
+    >>> huber(torch.tensor([0.5, -3.0]))
+    tensor([0.1250, 2.5000])
+    """
+    size = error.abs()
+    quadratic = size.clamp(max=delta)
+    return 0.5 * quadratic**2 + delta * (size - quadratic)
+
+
+def squared(error: Tensor) -> Tensor:
+    """The squared error per element: e².
+
+    >>> squared(torch.tensor([0.5, -3.0]))
+    tensor([0.2500, 9.0000])
+    """
+    return error**2

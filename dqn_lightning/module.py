@@ -1,0 +1,275 @@
+"""The LightningModule: online and target network, objective, updates."""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from dqn_lightning.dataset import Rollout
+from dqn_lightning.engines import Eager, GradTransform
+from dqn_lightning.errors import ConfigError, NonFiniteLossError
+from dqn_lightning.evaluation import Evaluation, summarize
+from dqn_lightning.losses import DQN, Objective, ObjectiveOutput
+from dqn_lightning.networks import MLP, QNetwork, ValueHead
+from dqn_lightning.networks.q_network import HeadFactory, TorsoFactory
+from dqn_lightning.types import Batch, Clock, QValues
+
+AfterUpdate: TypeAlias = Callable[[Clock], None]
+"""Called after each update, and once more before the next if the environments have stepped on."""
+
+
+class DQNModule(LightningModule):
+    """A deep Q-network that learns from rollouts.
+
+    Two lists are where callbacks attach to what happens inside a rollout, because Lightning's own
+    hooks run once per rollout: `grad_transforms`, pure functions of the gradients before each
+    optimiser step, and `after_update`, called with the clock between updates.
+
+    Args:
+        obs_shape: Shape of an observation, stack included.
+        num_actions: Number of actions A.
+        obs_classes: Number of classes of each element of a discrete observation, else None.
+        network: Makes the torso: shape of an observation → module that makes features.
+        head: Makes the head: number of features, number of actions → module that makes values.
+        objective: What an update makes smaller; `DQN()` if None.
+        optimizer: Makes the optimiser of the online network's parameters.
+        lr_scheduler: Makes a learning-rate schedule, stepped after every update.
+
+    Raises:
+        ValueError: If the network does not make features.
+    """
+
+    def __init__(
+        self,
+        obs_shape: Sequence[int],
+        num_actions: int,
+        obs_classes: Sequence[int] | None = None,
+        network: TorsoFactory = MLP,
+        head: HeadFactory = ValueHead,
+        objective: Objective | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.online = QNetwork(obs_shape, num_actions, network, head, obs_classes)
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.objective = objective or DQN()
+        self.grad_transforms: list[GradTransform] = []
+        self.after_update: list[AfterUpdate] = []
+        self._make_optimizer = optimizer
+        self._make_lr_scheduler = lr_scheduler
+        self.clock = Clock(0, 0, 0)  # where the run stood when this module last learned
+        self._means = _Means()
+
+    # Acting -------------------------------------------------------------------------------------
+
+    def forward(self, obs: Tensor) -> Any:
+        """Observations [B, …] → the head's output, always with `q_values` [B, A]."""
+        return self.online(obs)
+
+    @torch.inference_mode()
+    def q_values(self, obs: Tensor) -> Tensor:
+        """Action values [N, A] for observations [N, …], as the actor sees them."""
+        if self.online.training:
+            self.online.eval()
+        output: QValues = self.online(obs.to(self.device))
+        return output.q_values
+
+    def act(self, obs: Tensor) -> Tensor:
+        """Greedy actions [N], int64, for observations [N, …]."""
+        return self.q_values(obs).argmax(dim=1)
+
+    # Learning -----------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and its schedule if there is one."""
+        optimizer = self._make_optimizer(self.online.parameters())
+        if self._make_lr_scheduler is None:
+            return optimizer
+        scheduler = self._make_lr_scheduler(optimizer)
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ConfigError(
+                "model.lr_scheduler: ReduceLROnPlateau waits for a metric, but schedules are "
+                "stepped after every update; use one that counts steps"
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def setup(self, stage: str) -> None:
+        """Refuse what manual optimisation cannot honour."""
+        if self.trainer.precision == "16-mixed":
+            raise ConfigError(
+                "trainer.precision: 16-mixed needs its loss scaled, which updates inside a rollout "
+                "do not do; use bf16-mixed"
+            )
+        if self.trainer.world_size > 1:
+            raise ConfigError(
+                f"trainer.devices: {self.trainer.world_size} processes, but training on several "
+                "devices is not there yet; use 1"
+            )
+
+    def on_train_start(self) -> None:
+        """Build the engine, now that callbacks have attached and state is restored."""
+        if not self.after_update:
+            warnings.warn(
+                "nothing updates the target network: add a TargetSync callback", stacklevel=2
+            )
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        self._engine = Eager(
+            self.online, self.target, self.objective, optimizer, self.grad_transforms
+        )
+
+    def training_step(self, rollout: Rollout, batch_idx: int) -> None:
+        """Run a rollout: one update per batch that it streams.
+
+        Raises:
+            NonFiniteLossError: If the loss is NaN or infinite when values are logged.
+        """
+        counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        scheduler: Any = self.lr_schedulers()
+        log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        with _fresh_autocast():
+            for batch in rollout(self.act):
+                self._notify(Clock(*rollout.counts_before_step, self.global_step))
+                self._means.add(self._engine.update(Batch(*(t.to(self.device) for t in batch))))
+                counter.increment_ready()
+                counter.increment_completed()
+                if scheduler is not None:
+                    scheduler.step()
+                self._notify(Clock(*rollout.counts, self.global_step))
+                if self.global_step % log_every == 0:
+                    self._log_means(rollout)
+                if self.global_step == self.trainer.max_steps:
+                    break
+        self.clock = Clock(*rollout.counts, self.global_step)
+
+    def on_train_batch_end(self, outputs: Any, batch: Rollout, batch_idx: int) -> None:
+        """Have Lightning evaluate now if, and only if, an evaluation is due."""
+        self.trainer.val_check_batch = 1 if batch.evaluation_due else float("inf")
+
+    def log_metrics(self, values: dict[str, float], env_steps: int) -> None:
+        """Write values to every logger, with environment steps as the x axis."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, step=env_steps)
+
+    def _notify(self, clock: Clock) -> None:
+        for call in self.after_update:
+            call(clock)
+
+    def _log_means(self, rollout: Rollout) -> None:
+        values = self._means.take()  # host-device sync
+        if not all(map(math.isfinite, values.values())):
+            raise NonFiniteLossError(
+                f"the loss is not finite at update {self.global_step}, environment step "
+                f"{rollout.counts.env_steps}: {values}; a smaller learning rate "
+                "(model.optimizer) or gradient_clamp may help"
+            )
+        values["train/epsilon"] = rollout.epsilon
+        self.log_metrics(values, rollout.counts.env_steps)
+
+    # Evaluating ---------------------------------------------------------------------------------
+
+    def validation_step(self, evaluation: Evaluation, batch_idx: int) -> None:
+        """Play and log `eval/…`."""
+        values = self._evaluate(evaluation, "eval")
+        if self._is_fitting and not self.trainer.sanity_checking:
+            self.log_metrics(values, self.clock.env_steps)
+
+    def test_step(self, evaluation: Evaluation, batch_idx: int) -> None:
+        """Play and log `test/…`."""
+        self._evaluate(evaluation, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Actions [L] and action values [L, A].
+
+        For observations [L, …] as they are given; for an `Evaluation`, which must be of one
+        episode, of each of its L steps, and the observations with them.
+        """
+        if not isinstance(batch, Evaluation):
+            q_values = self.q_values(batch)
+            return {"action": q_values.argmax(dim=1), "q_values": q_values}
+        seen: list[Tensor] = []
+        values: list[Tensor] = []
+
+        def act(obs: Tensor) -> Tensor:
+            seen.append(obs.clone())
+            values.append(self.q_values(obs))
+            return values[-1].argmax(dim=1)
+
+        (episode,) = batch(act)
+        q_values = torch.cat(values)
+        return {
+            "obs": torch.cat(seen),
+            "action": q_values.argmax(dim=1),
+            "q_values": q_values,
+            "episode_return": torch.tensor(episode.episode_return),
+        }
+
+    def _evaluate(self, evaluation: Evaluation, prefix: str) -> dict[str, float]:
+        summary = summarize(evaluation(self.act))
+        values = {f"{prefix}/{name}": float(value) for name, value in summary._asdict().items()}
+        # During fit, Lightning's own logging would put its count of batches on the x axis.
+        logger = bool(self.trainer.loggers) and not self._is_fitting
+        self.log_dict(values, logger=logger, on_epoch=True, batch_size=1)
+        return values
+
+    @property
+    def _is_fitting(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING
+
+    # Saving -------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep plain hyperparameters only, so that the file loads with `weights_only=True`."""
+        hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        for name in [name for name, value in hyper_parameters.items() if not _is_plain(value)]:
+            del hyper_parameters[name]
+
+
+class _Means:
+    """Sums of what updates gave, on their device, until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+        self._count = 0
+
+    def add(self, output: ObjectiveOutput) -> None:
+        sums = torch.stack([output.loss.mean(), output.priority.mean()]).float()
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._count += 1
+
+    def take(self) -> dict[str, float]:
+        assert self._sums is not None
+        loss, td_error = (self._sums / self._count).tolist()
+        self._sums, self._count = None, 0
+        return {"train/loss": loss, "train/td_error": td_error}
+
+
+@contextmanager
+def _fresh_autocast() -> Iterator[None]:
+    """Autocast as it is set, but without its cache of weights, which change at every update."""
+    device = "cuda" if torch.is_autocast_enabled("cuda") else "cpu"
+    if not torch.is_autocast_enabled(device):
+        yield
+        return
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, dtype=dtype, cache_enabled=False):
+        yield
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)

@@ -1,0 +1,8 @@
+"""Networks: a torso makes features of observations, a head makes action values of features."""
+
+from dqn_lightning.networks.heads import ValueHead
+from dqn_lightning.networks.layers import Normal, Observation, Orthogonal
+from dqn_lightning.networks.q_network import QNetwork
+from dqn_lightning.networks.torsos import MLP
+
+__all__ = ["MLP", "Normal", "Observation", "Orthogonal", "QNetwork", "ValueHead"]

@@ -1,0 +1,73 @@
+"""Layers and initialisations that torsos and heads are built of."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Initialization: TypeAlias = Callable[[Tensor], Tensor]
+"""Fills a layer's weight in place; biases keep PyTorch's default."""
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Weights from a normal distribution around 0 with this standard deviation."""
+
+    std: float
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Fill the weight in place."""
+        return nn.init.normal_(weight, std=self.std)
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """Orthogonal weights scaled by `gain` (Saxe et al. 2014)."""
+
+    gain: float = 1.0
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Fill the weight in place."""
+        return nn.init.orthogonal_(weight, gain=self.gain)
+
+
+def linear(
+    in_features: int, out_features: int, initialization: Initialization | None = None
+) -> nn.Linear:
+    """A linear layer, its weight drawn by `initialization` (PyTorch's default if None)."""
+    layer = nn.Linear(in_features, out_features)
+    if initialization is not None:
+        initialization(layer.weight)
+    return layer
+
+
+class Observation(nn.Module):
+    """The first layer of any network: stored observations → floating point, on its device.
+
+    uint8 is scaled to [0, 1]; numbers of classes become one-hot vectors, side by side; anything
+    else is converted.
+
+    Args:
+        obs_shape: Shape of an observation, stack included.
+        obs_classes: Number of classes of each element of a discrete observation, else None.
+    """
+
+    def __init__(self, obs_shape: Sequence[int], obs_classes: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.obs_classes = None if obs_classes is None else tuple(obs_classes)
+        self.out_shape = tuple(obs_shape) if obs_classes is None else (sum(obs_classes),)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[B, …] of any dtype → [B, …] float."""
+        if self.obs_classes is not None:
+            columns = [
+                functional.one_hot(obs[:, i].long(), classes)
+                for i, classes in enumerate(self.obs_classes)
+            ]
+            return torch.cat(columns, dim=1).to(torch.get_default_dtype())
+        if obs.dtype == torch.uint8:
+            return obs.to(torch.get_default_dtype()) / 255
+        return obs.to(torch.get_default_dtype())

@@ -1,0 +1,39 @@
+"""Torsos: observations → features."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from dqn_lightning.networks.layers import Initialization, linear
+
+
+class MLP(nn.Module):
+    """Linear layers, each followed by an activation; the observation is flattened first.
+
+    Args:
+        obs_shape: Shape of an observation, without the batch.
+        widths: Width of each layer; the last is the number of features. Empty for none.
+        activation: Makes the activation between layers.
+        initialization: Fills each weight in place; PyTorch's default if None.
+    """
+
+    def __init__(
+        self,
+        obs_shape: Sequence[int],
+        widths: Sequence[int] = (256, 256),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        initialization: Initialization | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten())
+        in_features = prod(obs_shape)
+        for width in widths:
+            self.layers.append(linear(in_features, width, initialization))
+            self.layers.append(activation())
+            in_features = width
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Observations [B, …] → features [B, D]."""
+        features: Tensor = self.layers(obs)
+        return features

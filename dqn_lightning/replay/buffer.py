@@ -1,0 +1,239 @@
+"""What happened, once, in order; n-step returns and frame stacks are views made when drawing.
+
+Each step of the vector environment writes one row per environment:
+
+    obs_t | action_t | reward_t+1 | terminated_t+1 | truncated_t+1 | episode_step_t | boundary_t
+
+The environments reset themselves in the step after an episode's end (Gymnasium's
+`AutoresetMode.NEXT_STEP`). That step's row is the boundary row: its observation is the last one
+of the finished episode, which a truncated episode bootstraps from, and it is never drawn. So each
+observation is stored once and none needs special care. The newest row is pending: only its
+observation is known, and it is what the environments wait at.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dqn_lightning.replay.samplers import Sampler, Uniform
+from dqn_lightning.replay.storage import Storage
+from dqn_lightning.types import Batch
+
+
+class ReplayBuffer:
+    """A ring of transitions of N environments.
+
+    Args:
+        capacity: Rows over all environments, boundary rows included.
+        num_envs: Environments N.
+        obs_shape: Shape of one observation, before stacking; at least one dimension.
+        obs_dtype: Dtype of the observations.
+        gamma: Discount of one step. May be changed at any time.
+        n_step: Steps of the return (Sutton 1988). May be changed at any time.
+        frame_stack: Observations stacked along their first dimension, the oldest first; the first
+            of an episode is repeated where there are not enough.
+        sampler: Which rows are drawn.
+        generator: Source of the sampler's random numbers; the rows lie on its device.
+
+    Raises:
+        ValueError: If `capacity` cannot hold one window of n steps with its stack.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        obs_shape: tuple[int, ...],
+        obs_dtype: torch.dtype,
+        *,
+        gamma: float = 0.99,
+        n_step: int = 1,
+        frame_stack: int = 1,
+        sampler: Sampler | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        slots = capacity // num_envs
+        if slots < n_step + frame_stack + 1:
+            raise ValueError(
+                f"{capacity} rows of {num_envs} environments hold {slots} steps each, "
+                f"n_step {n_step} and frame_stack {frame_stack} need {n_step + frame_stack + 1}"
+            )
+        self.num_envs = num_envs
+        self.gamma = gamma
+        self.n_step = n_step
+        self.frame_stack = frame_stack
+        self.sampler = sampler or Uniform()
+        self.generator = generator or torch.Generator()
+        self._storage = Storage(slots, num_envs, obs_shape, obs_dtype, self.generator.device)
+        self._slots = slots
+        self._time = 0  # number of the pending vector step
+        self._episode_step = np.zeros(num_envs, np.int32)
+        self._boundary = np.zeros(num_envs, np.bool_)
+
+    # Writing ------------------------------------------------------------------------------------
+
+    def begin(self, obs: NDArray[np.generic]) -> None:
+        """Forget all rows; episodes start in every environment with these observations [N, …]."""
+        self._time = 0
+        self._set_pending(obs, np.zeros(self.num_envs, np.int32), np.zeros(self.num_envs, np.bool_))
+
+    def write(
+        self,
+        action: NDArray[np.generic],
+        reward: NDArray[np.generic],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        next_obs: NDArray[np.generic],
+    ) -> None:
+        """Complete the pending row of each environment and begin the next.
+
+        All arguments are what one step of the vector environment took and gave, [N] or [N, …].
+        """
+        self._storage.write(
+            self._time % self._slots,
+            action=action,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+        )
+        self._time += 1
+        episode_step = np.where(self._boundary, 0, self._episode_step + 1)
+        self._set_pending(next_obs, episode_step, terminated | truncated)
+
+    def restart(self, obs: NDArray[np.generic]) -> None:
+        """Cut every running episode as a truncation; new ones start with these observations."""
+        none = np.zeros(self.num_envs, np.bool_)
+        if self._time > 0:
+            last = (self._time - 1) % self._slots
+            ended_or_boundary = self._boundary | self._storage.slot("boundary", last).cpu().numpy()
+            truncated = self._storage.slot("truncated", last).cpu().numpy()
+            self._storage.write(last, truncated=truncated | ~ended_or_boundary)
+        self._boundary = ~none
+        self._storage.write(self._time % self._slots, boundary=self._boundary)
+        self.write(np.zeros(self.num_envs), np.zeros(self.num_envs), none, none, obs)
+
+    def _set_pending(
+        self,
+        obs: NDArray[np.generic],
+        episode_step: NDArray[np.int32],
+        boundary: NDArray[np.bool_],
+    ) -> None:
+        self._episode_step = episode_step
+        self._boundary = boundary
+        self._storage.write(
+            self._time % self._slots, obs=obs, episode_step=episode_step, boundary=boundary
+        )
+
+    # What the environments wait at --------------------------------------------------------------
+
+    @property
+    def pending_boundary(self) -> NDArray[np.bool_]:
+        """Which environments reset in their next step [N], whatever the action."""
+        return self._boundary
+
+    def current_obs(self) -> Tensor:
+        """The newest observations [N, …], stacked as in a batch. A view: read it at once."""
+        if self.frame_stack == 1:
+            return self._storage.slot("obs", self._time % self._slots)
+        first = self._time * self.num_envs
+        return self._stacked(torch.arange(first, first + self.num_envs, device=self._device))
+
+    # Drawing ------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> range:
+        """Numbers of the complete rows that are still there, boundary rows included."""
+        oldest = max(0, self._time - self._slots + 1)
+        return range(oldest * self.num_envs, self._time * self.num_envs)
+
+    def drawable(self, rows: Tensor) -> Tensor:
+        """Which of these complete rows [B] can be drawn: a mask [B].
+
+        A row can be drawn if it is no boundary row, the frames of its stack are still there, and
+        its window is closed: its n-th step, or the end of its episode, has happened.
+        """
+        position = self._position(rows)
+        mask = ~self._storage.take("boundary", position)
+        if self.frame_stack > 1:
+            step = self._storage.take("episode_step", position)
+            history = step.clamp(max=self.frame_stack - 1) * self.num_envs
+            mask &= rows - history >= self.rows.start
+        if self.n_step > 1:
+            num_steps = self._alive(rows).sum(1)
+            mask &= rows + (num_steps - 1) * self.num_envs < self.rows.stop
+        return mask
+
+    def draw(self, batch_size: int) -> Batch:
+        """Draw a batch by the sampler.
+
+        Raises:
+            RuntimeError: If nothing can be drawn, or too little without replacement.
+        """
+        rows = self.sampler.draw(self.rows, self.drawable, batch_size, self.generator)
+        return self.gather(rows)
+
+    def gather(self, rows: Tensor) -> Batch:
+        """The transitions that start at these drawable rows [B].
+
+        reward = sum of gamma^j r_{t+1+j} over the window of k ≤ n steps; next_obs = obs_{t+k};
+        discount = gamma^k, or 0 if the last of these steps terminated the episode.
+        """
+        if self.n_step == 1:
+            position = self._position(rows)
+            reward = self._storage.take("reward", position)
+            discount = self.gamma * (~self._storage.take("terminated", position)).float()
+            next_rows = rows + self.num_envs
+        else:
+            alive = self._alive(rows)  # [B, n]
+            gammas = self.gamma ** torch.arange(self.n_step + 1, device=rows.device).double()
+            reward = (self._window("reward", rows) * alive * gammas[:-1]).sum(1).float()
+            terminated = (self._window("terminated", rows) & alive).any(1)
+            num_steps = alive.sum(1)
+            discount = (gammas[num_steps] * ~terminated).float()
+            next_rows = rows + num_steps * self.num_envs
+        return Batch(
+            obs=self._stacked(rows),
+            action=self._storage.take("action", self._position(rows)),
+            reward=reward,
+            discount=discount,
+            next_obs=self._stacked(next_rows),
+            weight=torch.ones_like(reward),
+            row=rows,
+        )
+
+    # Views of the ring --------------------------------------------------------------------------
+
+    @property
+    def _device(self) -> torch.device:
+        return self.generator.device
+
+    def _position(self, rows: Tensor) -> Tensor:
+        return rows % (self._slots * self.num_envs)
+
+    def _window(self, column: str, rows: Tensor) -> Tensor:
+        """A column at the n rows from each row on [B, n]. Beyond the newest it holds old values."""
+        steps = torch.arange(self.n_step, device=rows.device) * self.num_envs
+        window = rows[:, None] + steps
+        return self._storage.take(column, self._position(window).flatten()).view_as(window)
+
+    def _alive(self, rows: Tensor) -> Tensor:
+        """Which of the n steps from each row on belong to its window [B, n].
+
+        A window ends with the first step that ended the episode. What old values behind the
+        newest row say does not matter: `drawable` refuses any window that reaches them.
+        """
+        ended = self._window("terminated", rows) | self._window("truncated", rows)
+        ended_before = ended.cumsum(1) - ended.long()
+        return ended_before == 0
+
+    def _stacked(self, rows: Tensor) -> Tensor:
+        """Observations of these rows with their stacks [B, …]; the one function that stacks."""
+        if self.frame_stack == 1:
+            return self._storage.take("obs", self._position(rows))
+        step = self._storage.take("episode_step", self._position(rows))
+        age = torch.arange(self.frame_stack - 1, -1, -1, device=rows.device)
+        back = torch.minimum(age, step[:, None].long())  # [B, S], 0 for the newest frame
+        position = self._position(rows[:, None] - back * self.num_envs)
+        frames = self._storage.take("obs", position.flatten())  # [B * S, C, …]
+        return frames.view(len(rows), -1, *frames.shape[2:])  # [B, S * C, …]

@@ -1,0 +1,66 @@
+"""What travels between the parts.
+
+Letters in shape comments: B rows of a batch, N environments, A actions, S frames of a stack,
+n steps of a return, D features, … the shape of one observation.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor
+
+Act: TypeAlias = Callable[[Tensor], Tensor]
+"""Greedy actions [N] for observations [N, …]: how the network is lent to the environments."""
+
+
+class Batch(NamedTuple):
+    """Transitions drawn from the replay, everything a loss may know of them.
+
+    Attributes:
+        obs: Observations [B, …].
+        action: Actions taken [B], int64.
+        reward: Sum of the discounted rewards of the n steps [B].
+        discount: Factor of the value of `next_obs` [B]: gamma to the number of steps, 0 beyond a
+            terminal state. Termination, truncation and n-step tails are all spent in it.
+        next_obs: Observations after those steps [B, …].
+        weight: Weight of each row's loss [B]; 1 where rows were drawn uniformly.
+        row: Number of the row since the start of the run [B], int64; never wraps.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_obs: Tensor
+    weight: Tensor
+    row: Tensor
+
+
+class QValues(NamedTuple):
+    """Output of a head: action values [B, A]."""
+
+    q_values: Tensor
+
+
+class Episode(NamedTuple):
+    """A finished episode.
+
+    Attributes:
+        env: Number of the environment that played it.
+        duration: Environment steps it took.
+        episode_return: Undiscounted sum of its rewards.
+        env_steps: Environment steps of the whole run when it ended.
+    """
+
+    env: int
+    duration: int
+    episode_return: float
+    env_steps: int
+
+
+class Clock(NamedTuple):
+    """Where a run stands: environment steps, finished episodes, gradient steps."""
+
+    env_steps: int
+    episodes: int
+    grad_steps: int

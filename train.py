@@ -1,0 +1,9 @@
+"""The command line: `python train.py fit`. See README.md."""
+
+import sys
+from pathlib import Path
+
+from dqn_lightning.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(default_config=Path(__file__).parent / "configs" / "cartpole.yaml"))
