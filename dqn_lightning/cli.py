@@ -16,7 +16,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
-from rich.table import Table
 
 from dqn_lightning.callbacks import (
     Checkpoints,
@@ -30,13 +29,16 @@ from dqn_lightning.callbacks.run_folder import RunFolder
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.errors import ConfigError, NonFiniteLossError
 from dqn_lightning.evaluation import Summary
-from dqn_lightning.module import DQNModule
+from dqn_lightning.module import NO_16_MIXED, DQNModule
 
 RUNS = Path("checkpoints")
 """Folder of all runs, in the working directory."""
 
 _INTERRUPTED = 130
-_MANUAL = {"gradient_clip_val": "gradient_clamp", "accumulate_grad_batches": "data.batch_size"}
+_MANUAL = {
+    "gradient_clip_val": (None, "gradient_clamp"),
+    "accumulate_grad_batches": (1, "data.batch_size"),
+}
 _COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -123,7 +125,7 @@ class DQNCLI(LightningCLI):
                 "enable_model_summary": False,
                 "use_distributed_sampler": False,
             },
-            parser_kwargs={name: {"allow_abbrev": False} for name in _COMMANDS},
+            parser_kwargs={"allow_abbrev": False},
             auto_configure_optimizers=False,
             args=args,
         )
@@ -162,12 +164,14 @@ class DQNCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot work, and set the number of threads."""
         trainer = self._get(self.config, "trainer")
-        for flag, ours in _MANUAL.items():
-            if trainer.get(flag) not in (None, 1):
+        for flag, (default, ours) in _MANUAL.items():
+            if trainer.get(flag) != default:
                 raise ConfigError(
                     f"trainer.{flag}: updates are made inside a rollout, where Lightning cannot "
                     f"do this; use {ours}"
                 )
+        if str(trainer.get("precision")) == "16-mixed":
+            raise ConfigError(NO_16_MIXED)  # on a CPU, Lightning would quietly take another one
         num_threads = self._get(self.config, "num_threads")
         if num_threads is not None:
             if num_threads < 1:
@@ -224,9 +228,13 @@ class DQNCLI(LightningCLI):
 
     # Running ------------------------------------------------------------------------------------
 
-    def before_fit(self) -> None:
-        """Have Ctrl-C end the run after its current step; a second one ends it at once."""
-        signal.signal(signal.SIGINT, self._interrupt)
+    def fit(self, **kwargs: Any) -> None:
+        """Train; Ctrl-C ends the run after its current step, a second one at once."""
+        previous = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            self.trainer.fit(**kwargs)
+        finally:
+            signal.signal(signal.SIGINT, previous)
 
     def _interrupt(self, number: int, frame: Any) -> None:
         self.interrupted = True
@@ -241,40 +249,40 @@ class DQNCLI(LightningCLI):
         if folder is None:
             return
         clock = self.model.clock
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_row("environment steps", f"{clock.env_steps:,}")
-        table.add_row("episodes", f"{clock.episodes:,}")
-        table.add_row("updates", f"{clock.grad_steps:,}")
+        lines = {
+            "reached": f"{clock.env_steps:,} environment steps, {clock.episodes:,} episodes, "
+            f"{clock.grad_steps:,} updates"
+        }
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # untyped there
             if isinstance(callback, Timing):
-                table.add_row("time", f"{callback.elapsed_s:.1f} s")
+                lines["time"] = f"{callback.elapsed_s:.1f} s"
             if isinstance(callback, Checkpoints) and callback.best is not None:
-                table.add_row(
-                    "best evaluation",
-                    f"{callback.best:.1f} at environment step {callback.best_env_steps:,}",
+                lines["best evaluation"] = (
+                    f"{callback.best:.1f} at environment step {callback.best_env_steps:,}"
                 )
         names = ("best.ckpt", "last.ckpt", "metrics.csv", "durations.png", "config.yaml")
-        files = [name for name in names if (folder / name).exists()]
-        table.add_row("files", f"{folder}{os.sep}: {', '.join(files)}")
+        files = ", ".join(name for name in names if (folder / name).exists())
+        lines["files"] = f"{folder}{os.sep}: {files}"
         if (folder / "best.ckpt").exists():
-            table.add_row("test it", f"python train.py test --ckpt_path {folder / 'best.ckpt'}")
-        self._console.print(table)
+            lines["test it"] = f"python train.py test --ckpt_path {folder / 'best.ckpt'}"
+        for name, text in lines.items():
+            self._console.print(f"[bold]{name:<16}[/]{text}", highlight=False)
 
     def validate(self, **kwargs: Any) -> None:
         """Play `data.eval_episodes` episodes and print their returns."""
-        self._report(self.trainer.validate(**{**kwargs, "verbose": False}), "eval")
+        self.trainer.validate(**{**kwargs, "verbose": False})
+        self._report()
 
     def test(self, **kwargs: Any) -> None:
         """Play `data.test_episodes` episodes, print their returns and write `test.json`."""
-        summary = self._report(self.trainer.test(**{**kwargs, "verbose": False}), "test")
+        self.trainer.test(**{**kwargs, "verbose": False})
+        summary = self._report()
         path = kwargs.get("ckpt_path")
         if path is None:
             return
-        values = summary._asdict()
         result = {
             "env_id": self.datamodule.factory.env_id,
-            "episodes": int(values.pop("episodes")),
-            **values,
+            **summary._asdict(),
             "env_steps": self.datamodule.counts.env_steps,
             "grad_steps": int(self.checkpoint["global_step"]),
             "seed": self.datamodule.test_seed,
@@ -292,11 +300,12 @@ class DQNCLI(LightningCLI):
         actions = sum(len(p["action"]) for p in predictions)
         self._console.print(f"{actions:,} actions with their values written to {file}")
 
-    def _report(self, results: Sequence[Any], prefix: str) -> Summary:
-        summary = Summary(**{name: results[0][f"{prefix}/{name}"] for name in Summary._fields})
+    def _report(self) -> Summary:
+        summary = self.model.summary
+        assert summary is not None
         self._console.print(
             f"{self.datamodule.factory.env_id}: return [bold]{summary.return_mean:.1f}[/] "
-            f"± {summary.return_std:.1f} over {summary.episodes:.0f} episodes "
+            f"± {summary.return_std:.1f} over {summary.episodes} episodes "
             f"(least {summary.return_min:.1f}, greatest {summary.return_max:.1f})",
             highlight=False,
         )
@@ -339,10 +348,9 @@ def _quieten() -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_is_ours)
     for pattern in (
-        ".*IterableDataset.*has `__len__` defined.*",
-        ".*does not have many workers.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*GPU available but not used.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", pattern)
 

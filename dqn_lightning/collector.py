@@ -33,15 +33,15 @@ class Collector:
         self.envs = envs
         self.replay = replay
         self.actor = actor
-        self.counts = Counts(0, 0)
-        self.counts_before_step = Counts(0, 0)
+        self.counts = self.counts_before_step = Counts(0, 0)
         self._returns = np.zeros(envs.num_envs)
         self._durations = np.zeros(envs.num_envs, np.int64)
 
     def reset(self, seed: int) -> None:
-        """Start new episodes; environment i is seeded with `seed + i`."""
+        """Start a run: new episodes, no rows, counts of 0; environment i gets the seed + i."""
         obs, _ = self.envs.reset(seed=seed)
         self.replay.begin(obs)
+        self.counts = self.counts_before_step = Counts(0, 0)
         self._returns[:] = 0
         self._durations[:] = 0
 

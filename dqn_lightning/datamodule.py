@@ -1,5 +1,6 @@
 """The LightningDataModule: environments, replay, and what is due when."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -22,7 +23,6 @@ from dqn_lightning.replay import ReplayBuffer, Sampler, Storage, Uniform
 from dqn_lightning.schedules import Constant, Schedule
 
 _MAX_EVAL_ENVS = 20
-_NEVER = 2**31 - 1  # rollouts
 
 
 class DQNDataModule(LightningDataModule):
@@ -123,6 +123,7 @@ class DQNDataModule(LightningDataModule):
         )
         self.counts = Counts(0, 0)  # of the run, or of the run that a loaded checkpoint came from
         self.dataset: ReplayDataset | None = None
+        self._state: dict[str, Any] = {}  # where the last run stood
         self._check_settings()
         self.factory = EnvFactory(env_id, env_kwargs or {}, wrappers or [])
         self._read_spaces()
@@ -149,7 +150,11 @@ class DQNDataModule(LightningDataModule):
         if stage != "fit" or self.dataset is not None:
             return
         assert self.trainer is not None
-        self.trainer.val_check_interval = _NEVER  # our own clock calls evaluations
+        for pattern in (".*has `__len__` defined.*", ".*your dataloader is not resumable.*"):
+            warnings.filterwarnings("ignore", pattern)  # its length is meant, its state is ours
+        # So callbacks that watch evaluations look after each of them, not at the end of an epoch.
+        self.trainer.check_val_every_n_epoch = None
+        self.trainer.val_check_interval = 1
         needed = 1 if self.sampler.replacement else self.rhythm.batch_size
         enough = needed + self.num_envs * (self.n_step - 1)
         rhythm = self.rhythm
@@ -181,15 +186,17 @@ class DQNDataModule(LightningDataModule):
         )
 
     def teardown(self, stage: str) -> None:
-        """Close the training environments."""
+        """Close the training environments and let the replay go."""
         if stage == "fit" and self.dataset is not None:
+            self._state = self.state_dict()
+            self.counts = self.dataset.collector.counts
             self.dataset.collector.envs.close()
             self.dataset = None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands."""
         if self.dataset is None:
-            return self.counts._asdict()
+            return self._state
         return {
             **self.dataset.collector.counts._asdict(),
             "boundary": self.dataset.boundary,

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor
 from dqn_lightning.dataset import Rollout
 from dqn_lightning.engines import Eager, GradTransform
 from dqn_lightning.errors import ConfigError, NonFiniteLossError
-from dqn_lightning.evaluation import Evaluation, summarize
+from dqn_lightning.evaluation import Evaluation, Summary, summarize
 from dqn_lightning.losses import DQN, Objective, ObjectiveOutput
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
 from dqn_lightning.networks.q_network import HeadFactory, TorsoFactory
@@ -24,6 +25,14 @@ from dqn_lightning.types import Batch, Clock, QValues
 
 AfterUpdate: TypeAlias = Callable[[Clock], None]
 """Called after each update, and once more before the next if the environments have stepped on."""
+
+
+_NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
+NO_16_MIXED = (
+    "trainer.precision: 16-mixed needs its loss scaled, which updates inside a rollout do not do; "
+    "use bf16-mixed"
+)
 
 
 class DQNModule(LightningModule):
@@ -69,6 +78,7 @@ class DQNModule(LightningModule):
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
         self.clock = Clock(0, 0, 0)  # where the run stood when this module last learned
+        self.summary: Summary | None = None  # of the newest evaluation
         self._means = _Means()
 
     # Acting -------------------------------------------------------------------------------------
@@ -107,10 +117,7 @@ class DQNModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse what manual optimisation cannot honour."""
         if self.trainer.precision == "16-mixed":
-            raise ConfigError(
-                "trainer.precision: 16-mixed needs its loss scaled, which updates inside a rollout "
-                "do not do; use bf16-mixed"
-            )
+            raise ConfigError(NO_16_MIXED)
         if self.trainer.world_size > 1:
             raise ConfigError(
                 f"trainer.devices: {self.trainer.world_size} processes, but training on several "
@@ -119,15 +126,24 @@ class DQNModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Build the engine, now that callbacks have attached and state is restored."""
+        self.trainer.val_check_batch = float("inf")  # see on_train_batch_end
         if not self.after_update:
             warnings.warn(
                 "nothing updates the target network: add a TargetSync callback", stacklevel=2
             )
+        # Lightning has PyTorch ask the driver for GPUs in a way that is safe before processes fork.
+        # Every optimiser step asks, and where there is none the search takes 90 µs.
+        self._nvml_check = os.environ.pop(_NVML_CHECK, None)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         self._engine = Eager(
             self.online, self.target, self.objective, optimizer, self.grad_transforms
         )
+
+    def on_train_end(self) -> None:
+        """Put the environment back in order."""
+        if self._nvml_check is not None:
+            os.environ[_NVML_CHECK] = self._nvml_check
 
     def training_step(self, rollout: Rollout, batch_idx: int) -> None:
         """Run a rollout: one update per batch that it streams.
@@ -216,11 +232,13 @@ class DQNModule(LightningModule):
         }
 
     def _evaluate(self, evaluation: Evaluation, prefix: str) -> dict[str, float]:
-        summary = summarize(evaluation(self.act))
+        self.summary = summary = summarize(evaluation(self.act))
         values = {f"{prefix}/{name}": float(value) for name, value in summary._asdict().items()}
         # During fit, Lightning's own logging would put its count of batches on the x axis.
-        logger = bool(self.trainer.loggers) and not self._is_fitting
-        self.log_dict(values, logger=logger, on_epoch=True, batch_size=1)
+        with warnings.catch_warnings():
+            # Results of `trainer.test` are what was logged, so it must be, logger or none.
+            warnings.filterwarnings("ignore", ".*no logger configured.*")
+            self.log_dict(values, logger=not self._is_fitting, on_epoch=True, batch_size=1)
         return values
 
     @property

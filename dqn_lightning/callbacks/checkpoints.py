@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from dqn_lightning.module import DQNModule
+from dqn_lightning.types import Clock
 
 
 class Checkpoints(Checkpoint):
@@ -31,7 +32,7 @@ class Checkpoints(Checkpoint):
         self.monitor = monitor
         self.best: float | None = None
         self.best_env_steps: int | None = None
-        self._saved_at: int | None = None  # gradient steps of last.ckpt
+        self._saved_at: Clock | None = None  # where the run stood in last.ckpt
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Forget when the last file was written: training goes on."""
@@ -45,12 +46,12 @@ class Checkpoints(Checkpoint):
         if score is not None and (self.best is None or score.item() > self.best):
             self.best, self.best_env_steps = score.item(), pl_module.clock.env_steps
             self._save(trainer, "best.ckpt", weights_only=True)
-        self._save_last(trainer)
+        self._save_last(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Save the end of the run."""
-        if self._saved_at != trainer.global_step:
-            self._save_last(trainer)
+        if self._saved_at != pl_module.clock:
+            self._save_last(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score and where it was reached."""
@@ -61,8 +62,8 @@ class Checkpoints(Checkpoint):
         self.best = state_dict["best"]
         self.best_env_steps = state_dict["best_env_steps"]
 
-    def _save_last(self, trainer: Trainer) -> None:
-        self._saved_at = trainer.global_step
+    def _save_last(self, trainer: Trainer, pl_module: DQNModule) -> None:
+        self._saved_at = pl_module.clock
         self._save(trainer, "last.ckpt", weights_only=False)
 
     def _save(self, trainer: Trainer, name: str, weights_only: bool) -> None:

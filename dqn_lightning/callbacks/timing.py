@@ -24,9 +24,10 @@ class Timing(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Start the clock, after what came before in a resumed run."""
-        self._started = time.perf_counter() - self.elapsed_s
+        now = time.perf_counter()
+        self._started = now - self.elapsed_s
         self._evaluation_s = 0.0
-        self._last_entry: tuple[float, int] | None = None
+        self._last_entry = (now, pl_module.clock.env_steps)
 
     def on_train_batch_end(
         self,
@@ -37,19 +38,12 @@ class Timing(Callback):
         batch_idx: int,
     ) -> None:
         """Log if it is time."""
-        now, env_steps = time.perf_counter(), pl_module.clock.env_steps
-        self.elapsed_s = now - self._started
-        self._last_entry = self._last_entry or (now, env_steps)
-        then, env_steps_then = self._last_entry
-        if now - then < self.every_s:
-            return
-        values = {
-            f"{TIME_PREFIX}elapsed_s": self.elapsed_s,
-            f"{TIME_PREFIX}env_steps_per_s": (env_steps - env_steps_then) / (now - then),
-            f"{TIME_PREFIX}evaluation_s": self._evaluation_s,
-        }
-        pl_module.log_metrics(values, env_steps)
-        self._last_entry = (now, env_steps)
+        if time.perf_counter() - self._last_entry[0] >= self.every_s:
+            self._log(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
+        """Log the end."""
+        self._log(pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Note when an evaluation starts."""
@@ -67,3 +61,15 @@ class Timing(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.elapsed_s = state_dict["elapsed_s"]
+
+    def _log(self, pl_module: DQNModule) -> None:
+        now, env_steps = time.perf_counter(), pl_module.clock.env_steps
+        then, env_steps_then = self._last_entry
+        self.elapsed_s = now - self._started
+        self._last_entry = (now, env_steps)
+        values = {
+            f"{TIME_PREFIX}elapsed_s": self.elapsed_s,
+            f"{TIME_PREFIX}env_steps_per_s": (env_steps - env_steps_then) / (now - then),
+            f"{TIME_PREFIX}evaluation_s": self._evaluation_s,
+        }
+        pl_module.log_metrics(values, env_steps)

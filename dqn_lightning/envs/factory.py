@@ -1,6 +1,7 @@
 """Makes environments, one or many, with errors that say what to do."""
 
 import difflib
+import multiprocessing
 import os
 import signal
 import sys
@@ -95,7 +96,8 @@ class EnvFactory:
         return SyncVectorEnv([partial(self.make, number) for number in range(num_envs)], copy=False)
 
     def _make_in_worker(self, number: int) -> gym.Env[Any, Any]:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+        if multiprocessing.parent_process() is not None:  # Gymnasium makes one in this process too
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
         return self.make(number)
 
     def _choose(self, num_envs: int, env: gym.Env[Any, Any]) -> Vectorization:

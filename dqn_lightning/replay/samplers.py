@@ -104,7 +104,7 @@ def _candidates(rows: range, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _unique(rows: Tensor) -> Tensor:
-    unique: Tensor = torch.unique(rows)  # type: ignore[no-untyped-call]
+    unique: Tensor = torch.unique(rows)
     return unique
 
 

@@ -1,0 +1,94 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from dqn_lightning import ConfigError
+from dqn_lightning.callbacks import TargetSync
+from dqn_lightning.callbacks.target_sync import sync
+from dqn_lightning.types import Clock
+
+
+class Module(SimpleNamespace):
+    def __init__(self) -> None:
+        super().__init__(online=nn.BatchNorm1d(2), target=nn.BatchNorm1d(2), after_update=[])
+
+
+def synced_at(callback: TargetSync, clocks: list[Clock]) -> list[int]:
+    """Places in a list of clocks after which the target equals the online network."""
+    module: Any = Module()
+    callback.on_train_start(None, module)
+    (between_updates,) = module.after_update
+    places = []
+    for i, clock in enumerate(clocks):
+        nn.init.constant_(module.online.weight, i + 2.0)
+        between_updates(clock)
+        if module.target.weight[0] == i + 2:
+            places.append(i)
+    return places
+
+
+def grad_steps(counts: range) -> list[Clock]:
+    return [Clock(0, 0, n) for n in counts]
+
+
+def test_syncs_come_every_so_many_gradient_steps() -> None:
+    assert synced_at(TargetSync(every_n_grad_steps=10), grad_steps(range(35))) == [10, 20, 30]
+
+
+def test_the_first_sync_has_its_own_place() -> None:
+    callback = TargetSync(every_n_episodes=10, first=1)  # after episodes 0, 10, 20 in T1's counting
+    clocks = [Clock(0, n, 0) for n in range(25)]
+    assert synced_at(callback, clocks) == [1, 11, 21]
+
+
+def test_a_count_that_passes_its_multiple_syncs_once() -> None:
+    clocks = [Clock(n, 0, 0) for n in (0, 7, 16, 40, 41, 50)]
+    assert synced_at(TargetSync(every_n_env_steps=8), clocks) == [2, 3, 5]
+
+
+def test_a_period_of_one_syncs_after_every_update_only_once() -> None:
+    clocks = [Clock(0, 0, n) for n in (0, 1, 1, 2, 2, 3)]
+    assert synced_at(TargetSync(every_n_grad_steps=1), clocks) == [1, 3, 5]
+
+
+def test_polyak_moves_parameters_and_copies_buffers() -> None:
+    online, target = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    nn.init.constant_(online.weight, 3.0)
+    online.running_mean.fill_(5.0)
+    online.num_batches_tracked.fill_(9)
+    sync(online, target, tau=0.25)
+    assert target.weight.tolist() == [1.5, 1.5]  # from 1, a quarter of the way to 3
+    assert target.running_mean.tolist() == [5.0, 5.0]
+    assert target.num_batches_tracked == 9
+
+
+def test_it_goes_on_where_it_stopped() -> None:
+    first = TargetSync(every_n_grad_steps=10)
+    assert synced_at(first, grad_steps(range(15))) == [10]
+    second = TargetSync(every_n_grad_steps=10)
+    second.load_state_dict(first.state_dict())
+    assert synced_at(second, grad_steps(range(15, 30))) == [5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "exactly one"),
+        ({"every_n_grad_steps": 3, "every_n_episodes": 4}, "null takes one out"),
+        ({"every_n_env_steps": 0}, r"target_sync\.every_n_env_steps: must be at least 1"),
+        ({"every_n_env_steps": 1, "tau": 0.0}, r"target_sync\.tau"),
+        ({"every_n_env_steps": 1, "first": -1}, r"target_sync\.first"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        TargetSync(**settings)
+
+
+def test_it_lets_go_when_training_ends() -> None:
+    callback, module = TargetSync(every_n_grad_steps=1), Module()
+    callback.on_train_start(None, module)  # type: ignore[arg-type]
+    callback.on_train_end(None, module)  # type: ignore[arg-type]
+    assert module.after_update == []

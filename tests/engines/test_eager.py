@@ -1,0 +1,56 @@
+import copy
+
+import torch
+from torch import nn
+
+from dqn_lightning.engines import Eager
+from dqn_lightning.losses import DQN
+from dqn_lightning.networks import MLP, QNetwork, ValueHead
+from dqn_lightning.types import Batch
+
+
+def test_an_update_is_the_textbooks() -> None:
+    torch.manual_seed(0)
+    online = QNetwork((4,), 2, MLP, ValueHead)
+    target = QNetwork((4,), 2, MLP, ValueHead)
+    reference = copy.deepcopy(online)
+    ours = torch.optim.SGD(online.parameters(), lr=0.1)
+    theirs = torch.optim.SGD(reference.parameters(), lr=0.1)
+    engine = Eager(online, target, DQN(), ours, [])
+    for _ in range(5):
+        batch = Batch(
+            obs=torch.randn(8, 4),
+            action=torch.randint(2, (8,)),
+            reward=torch.randn(8),
+            discount=torch.rand(8),
+            next_obs=torch.randn(8, 4),
+            weight=torch.rand(8),
+            row=torch.arange(8),
+        )
+        output = engine.update(batch)
+        with torch.no_grad():
+            wanted = batch.reward + batch.discount * target(batch.next_obs).q_values.max(1).values
+        value = reference(batch.obs).q_values[torch.arange(8), batch.action]
+        loss = nn.functional.smooth_l1_loss(value, wanted, reduction="none")
+        theirs.zero_grad()
+        (batch.weight * loss).mean().backward()
+        theirs.step()
+        torch.testing.assert_close(output.loss, loss.detach())
+        torch.testing.assert_close(output.priority, (wanted - value).abs().detach())
+    for a, b in zip(online.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradient_transforms_are_applied_in_order() -> None:
+    network = QNetwork((2,), 2, MLP, ValueHead)
+    before = [p.detach().clone() for p in network.parameters()]
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    transforms = [
+        lambda gradients: [torch.ones_like(g) for g in gradients],
+        lambda gradients: [3 * g for g in gradients],
+    ]
+    ones = torch.ones(1)
+    batch = Batch(torch.ones(1, 2), ones.long(), ones, ones, torch.ones(1, 2), ones, ones.long())
+    Eager(network, copy.deepcopy(network), DQN(), optimizer, transforms).update(batch)
+    for then, now in zip(before, network.parameters(), strict=True):
+        torch.testing.assert_close(then - now, torch.full_like(then, 3.0))

@@ -1,0 +1,61 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from dqn_lightning.networks import MLP, Normal, Observation, Orthogonal, QNetwork, ValueHead
+
+
+def test_pictures_are_scaled_to_one() -> None:
+    layer = Observation((1, 2, 2))
+    assert layer(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)).tolist() == [[[[1, 1], [1, 1]]]]
+
+
+def test_classes_become_one_hot_vectors_side_by_side() -> None:
+    layer = Observation((2,), obs_classes=(2, 3))
+    assert layer.out_shape == (5,)
+    assert layer(torch.tensor([[1, 2], [0, 0]])).tolist() == [[0, 1, 0, 0, 1], [1, 0, 1, 0, 0]]
+
+
+def test_bits_and_doubles_become_floats() -> None:
+    for dtype in (torch.int8, torch.float64):
+        assert Observation((2,))(torch.ones(1, 2, dtype=dtype)).dtype == torch.float32
+
+
+def test_an_mlp_has_the_widths_activation_and_initialisation_it_is_given() -> None:
+    torch.manual_seed(0)
+    torso = MLP((4, 3), widths=(50, 7), activation=nn.Tanh, initialization=Normal(0.1))
+    linears = [layer for layer in torso.layers if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linears] == [(12, 50), (50, 7)]
+    assert sum(isinstance(layer, nn.Tanh) for layer in torso.layers) == 2
+    assert linears[0].weight.std().item() == pytest.approx(0.1, rel=0.1)
+    assert torso(torch.randn(5, 4, 3)).shape == (5, 7)
+
+
+def test_orthogonal_weights_are() -> None:
+    weight = MLP((8,), widths=(8,), initialization=Orthogonal(2.0)).layers[1].weight
+    torch.testing.assert_close(weight @ weight.T, 4 * torch.eye(8), atol=1e-5, rtol=0)
+
+
+def test_the_number_of_features_is_found_by_trying() -> None:
+    def convolutions(obs_shape: tuple[int, ...]) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(obs_shape[0], 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+
+    network = QNetwork((3, 10, 12), 5, torso=convolutions, head=ValueHead)
+    assert network.training
+    assert network.torso[1].num_batches_tracked == 0  # trying taught it nothing
+    assert network(torch.zeros(2, 3, 10, 12, dtype=torch.uint8)).q_values.shape == (2, 5)
+
+
+def test_a_network_that_makes_no_features_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match=r"features .*Conv2d makes \[1, 4, 8, 8\].*Flatten"):
+        QNetwork((3, 10, 10), 2, torso=lambda s: nn.Conv2d(s[0], 4, 3), head=ValueHead)
+
+
+def test_a_head_can_be_initialised_too() -> None:
+    torch.manual_seed(0)
+    network = QNetwork(
+        (4,), 2, partial(MLP, widths=(300,)), partial(ValueHead, initialization=Normal(5))
+    )
+    assert network.head.values.weight.std().item() == pytest.approx(5, rel=0.1)

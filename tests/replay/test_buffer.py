@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import torch
+
+from dqn_lightning.replay import ReplayBuffer, Storage
+from tests.replay.twin import Twin
+
+
+class Stream:
+    """Random episodes in several environments, written into a replay and into its twins."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.num_envs = int(self.rng.integers(1, 5))
+        n_step, frame_stack = int(self.rng.integers(1, 8)), int(self.rng.integers(1, 5))
+        slots = n_step + frame_stack + 1 + int(self.rng.integers(0, 12))
+        self.gamma = float(self.rng.uniform(0.5, 1.0))
+        self.end_probability = float(self.rng.choice([0.05, 0.3, 0.8]))
+        self.replay = ReplayBuffer(
+            slots * self.num_envs + int(self.rng.integers(0, self.num_envs)),
+            self.num_envs,
+            (1,),
+            torch.float32,
+            gamma=self.gamma,
+            n_step=n_step,
+            frame_stack=frame_stack,
+        )
+        self.twins = [Twin(slots, self.gamma, n_step, frame_stack) for _ in range(self.num_envs)]
+        self.number = 0.0
+        obs = self.new_obs()
+        self.replay.begin(obs)
+        for twin, o in zip(self.twins, obs[:, 0], strict=True):
+            twin.begin(float(o))
+
+    def new_obs(self) -> np.ndarray:
+        """Numbers never used before [N, 1], so that no mix-up goes unseen."""
+        numbers = self.number + np.arange(self.num_envs, dtype=np.float32)
+        self.number += self.num_envs
+        return numbers[:, None]
+
+    def step(self) -> None:
+        if self.rng.random() < 0.03:
+            obs = self.new_obs()
+            self.replay.restart(obs)
+            for twin, o in zip(self.twins, obs[:, 0], strict=True):
+                twin.restart(float(o))
+            return
+        boundary = self.replay.pending_boundary
+        action = self.rng.integers(0, 4, self.num_envs)
+        reward = self.rng.normal(size=self.num_envs).astype(np.float32) * ~boundary
+        ended = (self.rng.random(self.num_envs) < self.end_probability) & ~boundary
+        terminated = ended & (self.rng.random(self.num_envs) < 0.5)
+        truncated = ended & ~terminated
+        if self.rng.random() < 0.1:  # an environment may say both at once
+            truncated |= terminated
+        obs = self.new_obs()
+        self.replay.write(action, reward, terminated, truncated, obs)
+        for i, twin in enumerate(self.twins):
+            twin.write(
+                int(action[i]),
+                float(reward[i]),
+                bool(terminated[i]),
+                bool(truncated[i]),
+                float(obs[i, 0]),
+            )
+
+    def change_n(self) -> None:
+        n_step = int(self.rng.integers(1, 8))
+        self.replay.n_step = n_step
+        for twin in self.twins:
+            twin.n = n_step
+
+    def check(self) -> int:
+        """Compare everything that can be drawn; gives how many rows that was."""
+        every = torch.tensor(list(self.replay.rows), dtype=torch.int64)
+        rows = every[self.replay.drawable(every)] if len(every) else every
+        wanted = {
+            t * self.num_envs + i
+            for i, twin in enumerate(self.twins)
+            for t in range(len(twin.rows))
+            if twin.drawable(t)
+        }
+        assert set(rows.tolist()) == wanted
+        if not len(rows):
+            return 0
+        batch = self.replay.gather(rows)
+        twin_rows = [
+            self.twins[row % self.num_envs].transition(row // self.num_envs)
+            for row in rows.tolist()
+        ]
+        for name in ("obs", "action", "next_obs"):
+            assert getattr(batch, name).tolist() == [row[name] for row in twin_rows], name
+        for name in ("reward", "discount"):
+            wanted_values = torch.tensor([row[name] for row in twin_rows])
+            torch.testing.assert_close(getattr(batch, name), wanted_values, rtol=1e-5, atol=1e-5)
+        assert batch.row.tolist() == rows.tolist()
+        assert (batch.weight == 1).all()
+        return len(rows)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_row_that_can_be_drawn_equals_the_naive_twins_after_every_write(seed: int) -> None:
+    stream = Stream(seed)
+    compared = 0
+    for i in range(70):
+        stream.step()
+        if i % 23 == 22:
+            stream.change_n()
+        compared += stream.check()
+        current = stream.replay.current_obs()
+        wanted = [[twin.obs(t) for t in twin.stack(len(twin.rows))] for twin in stream.twins]
+        assert current.tolist() == wanted
+    assert compared > 0
+
+
+def test_a_truncated_episode_bootstraps_from_its_own_last_observation() -> None:
+    replay = ReplayBuffer(20, 1, (1,), torch.float32, gamma=0.5)
+    one, no, yes = np.ones(1), np.array([False]), np.array([True])
+    replay.begin(np.array([[10.0]]))
+    replay.write(one, one, no, yes, np.array([[11.0]]))  # truncated: 11 is the last observation
+    replay.write(one, one * 0, no, no, np.array([[20.0]]))  # the boundary: 20 is the reset's
+    batch = replay.gather(torch.tensor([0]))
+    assert (batch.obs.item(), batch.next_obs.item(), batch.discount.item()) == (10.0, 11.0, 0.5)
+    assert replay.drawable(torch.tensor([0, 1])).tolist() == [True, False]
+
+
+def test_nothing_is_valued_beyond_a_terminal_state() -> None:
+    replay = ReplayBuffer(20, 1, (1,), torch.float32, gamma=0.5, n_step=3)
+    one, no, yes = np.ones(1), np.array([False]), np.array([True])
+    replay.begin(np.zeros((1, 1)))
+    replay.write(one, one, no, no, np.ones((1, 1)))
+    replay.write(one, one, yes, no, np.ones((1, 1)))
+    batch = replay.gather(torch.tensor([0, 1]))
+    assert batch.reward.tolist() == [1.5, 1.0]
+    assert batch.discount.tolist() == [0.0, 0.0]
+
+
+def test_observations_keep_their_dtype_and_pictures_stack_along_channels() -> None:
+    replay = ReplayBuffer(20, 2, (3, 4, 5), torch.uint8, frame_stack=2)
+    first = np.full((2, 3, 4, 5), 7, np.uint8)
+    replay.begin(first)
+    assert replay.current_obs().shape == (2, 6, 4, 5)
+    nothing = np.zeros(2, bool)
+    replay.write(np.zeros(2), np.zeros(2), nothing, nothing, first + 1)
+    assert replay.current_obs().dtype == torch.uint8
+    assert replay.current_obs()[0, :, 0, 0].tolist() == [7, 7, 7, 8, 8, 8]
+
+
+def test_the_newest_transition_can_be_drawn_at_once() -> None:
+    replay = ReplayBuffer(20, 1, (1,), torch.float32)
+    no = np.array([False])
+    replay.begin(np.zeros((1, 1)))
+    replay.write(np.ones(1), np.ones(1), no, no, np.ones((1, 1)))
+    assert replay.draw(1).next_obs.item() == 1.0
+
+
+def test_a_replay_too_small_for_its_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="n_step 3 and frame_stack 4 need 8"):
+        ReplayBuffer(7, 1, (1,), torch.float32, n_step=3, frame_stack=4)
+
+
+def test_the_bytes_of_a_replay_are_known_before_they_are_taken() -> None:
+    storage = Storage(1_000, 1, (84, 84), torch.uint8)
+    taken = sum(column.numel() * column.element_size() for column in storage._columns.values())
+    assert Storage.num_bytes(1_000, (84, 84), torch.uint8) == taken

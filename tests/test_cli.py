@@ -1,0 +1,351 @@
+"""The command line as a user types it; most cases in this process, for speed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dqn_lightning import DQNModule
+from dqn_lightning.cli import main, with_config
+
+ROOT = Path(__file__).parents[1]
+CARTPOLE = ROOT / "configs" / "cartpole.yaml"
+SHORT = [
+    "--data.total_env_steps=600",
+    "--data.learning_starts_env_steps=100",
+    "--data.train_every_env_steps=16",
+    "--data.updates_per_train=2",
+    "--data.eval_every_env_steps=200",
+    "--data.eval_episodes=2",
+    "--data.test_episodes=3",
+    "--model.network.init_args.widths=[16]",
+    "--trainer.log_every_n_steps=10",
+]
+
+
+def fit(*flags: str, config: Path | None = None) -> int:
+    arguments = ["fit", *SHORT, *flags]
+    if config is not None:
+        arguments[1:1] = ["--config", str(config)]
+    return main(arguments, default_config=CARTPOLE)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Path:
+    assert fit() == 0
+    capsys.readouterr()
+    return Path("checkpoints/cartpole")
+
+
+# A run and what comes of it ---------------------------------------------------------------------
+
+
+def test_a_run_lives_in_one_folder(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    events = {name for name in names if name.startswith("events.out.tfevents")}
+    assert len(events) == 1
+    assert names - events == {
+        "best.ckpt",
+        "config.yaml",
+        "durations.png",
+        "last.ckpt",
+        "metrics.csv",
+        "timing.csv",
+    }
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["cartpole"]
+    assert [path.name for path in Path().iterdir()] == ["checkpoints"]
+
+
+def test_what_a_run_ends_with_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit() == 0
+    output = capsys.readouterr().out
+    assert "600 environment steps" in output
+    assert re.search(r"best evaluation +[\d.]+ at environment step \d+", output)
+    assert "python train.py test --ckpt_path checkpoints/cartpole/best.ckpt" in output
+
+
+def test_a_second_run_of_the_same_name_gets_a_number(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = everything(run)
+    assert fit() == 0
+    assert everything(run) == before
+    assert Path("checkpoints/cartpole-2/best.ckpt").exists()
+    assert "checkpoints/cartpole is there already" in caplog.text
+    assert "this run is in checkpoints/cartpole-2" in caplog.text
+
+
+def test_the_name_is_the_configs_unless_given() -> None:
+    config = Path("mine.yaml")
+    config.write_text(CARTPOLE.read_text())
+    assert fit(config=config) == 0
+    assert fit("--run_name=yours", config=config) == 0
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["mine", "yours"]
+
+
+def test_test_needs_nothing_but_the_checkpoint(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything(run)
+    assert main(["test", "--ckpt_path", str(run / "best.ckpt")]) == 0
+    assert re.search(
+        r"CartPole-v1: return [\d.]+ ± [\d.]+ over 3 episodes \(least", capsys.readouterr().out
+    )
+    result = json.loads((run / "test.json").read_text())
+    assert list(result) == [
+        "env_id",
+        "episodes",
+        "return_mean",
+        "return_std",
+        "return_min",
+        "return_max",
+        "length_mean",
+        "env_steps",
+        "grad_steps",
+        "seed",
+    ]
+    assert result["episodes"] == 3
+    assert result["env_steps"] in (200, 400, 600)
+    assert result["grad_steps"] > 0
+    (run / "test.json").unlink()
+    assert everything(run) == before
+
+
+def test_validate_and_predict_leave_the_logs_alone(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything(run)
+    assert main(["validate", "--ckpt_path", str(run / "last.ckpt")]) == 0
+    assert "over 2 episodes" in capsys.readouterr().out
+    assert everything(run) == before
+    np.save("obs.npy", np.zeros((5, 4), np.float32))
+    predict = ["predict", "--ckpt_path", str(run / "last.ckpt"), "--data.observations=obs.npy"]
+    assert main(predict) == 0
+    (prediction,) = torch.load(run / "predictions.pt", weights_only=True)
+    assert prediction["action"].shape == (5,)
+    assert prediction["q_values"].shape == (5, 2)
+    (run / "predictions.pt").unlink()
+    assert everything(run) == before
+
+
+def test_checkpoints_load_without_the_command_line(run: Path) -> None:
+    agent = DQNModule.load_from_checkpoint(run / "best.ckpt")
+    assert agent.act(torch.zeros(3, 4)).shape == (3,)
+    for name in ("best.ckpt", "last.ckpt"):
+        torch.load(run / name, weights_only=True)
+    best = torch.load(run / "best.ckpt", weights_only=True)
+    assert "optimizer_states" not in best
+
+
+def test_a_run_goes_on_in_its_own_folder(run: Path) -> None:
+    lines = (run / "metrics.csv").read_text().splitlines()
+    again = ["fit", "--ckpt_path", str(run / "last.ckpt"), "--data.total_env_steps=1000"]
+    assert main(again) == 0
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["cartpole"]
+    assert (run / "metrics.csv").read_text().splitlines()[: len(lines)] == lines
+    last = torch.load(run / "last.ckpt", weights_only=True)
+    assert last["DQNDataModule"]["env_steps"] == 1000
+
+
+def test_the_configuration_that_is_kept_makes_the_same_run(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["run_name"] == "cartpole"
+    assert config["data"]["total_env_steps"] == 600
+    assert "ckpt_path" not in config
+    again = ["fit", "--config", str(run / "config.yaml"), "--run_name=again"]
+    assert main(again) == 0
+    metrics = [(Path("checkpoints", n) / "metrics.csv").read_text() for n in ("cartpole", "again")]
+    assert metrics[0] == metrics[1]
+
+
+def test_fast_dev_run_writes_nothing() -> None:
+    assert fit("--trainer.fast_dev_run=true") == 0
+    assert not list(Path().iterdir())
+
+
+def test_settings_can_be_printed_and_help_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["fit", "--print_config"], ["fit", "--help"], ["--help"]):
+        with pytest.raises(SystemExit) as info:
+            main(arguments, default_config=CARTPOLE)
+        assert info.value.code == 0
+    output = capsys.readouterr().out
+    assert "env_id: CartPole-v1" in output
+    assert "--data.total_env_steps" in output
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_config_trains(config: Path) -> None:
+    flags = ["--trainer.max_steps=2", "--data.learning_starts_env_steps=200"]
+    flags += ["--data.eval_every_env_steps=null"]
+    assert main(["fit", "--config", str(config), *flags]) == 0
+    assert Path("checkpoints", config.stem, "last.ckpt").exists()
+
+
+# Which configuration ----------------------------------------------------------------------------
+
+
+def test_the_default_config_is_for_a_fit_without_one() -> None:
+    default = Path("default.yaml")
+    assert with_config(["fit", "--a"], default) == ["fit", "--config", "default.yaml", "--a"]
+    for flag in (["--config", "x"], ["--config=x"], ["-c", "x"]):
+        assert with_config(["fit", *flag], default) == ["fit", *flag]
+    assert with_config(["--help"], default) == ["--help"]
+    assert with_config([], default) == []
+
+
+def test_a_checkpoints_own_config_is_taken_and_flags_win(run: Path) -> None:
+    arguments = ["test", f"--ckpt_path={run}/best.ckpt", "--data.test_episodes=1"]
+    assert with_config(arguments, CARTPOLE)[1:3] == ["--config", str(run / "config.yaml")]
+    assert main(arguments) == 0
+    assert json.loads((run / "test.json").read_text())["episodes"] == 1
+
+
+# Bad input: a message that names the flag, exit code 2, nothing written --------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data.env_id=CartPol-v1"], r"data\.env_id: CartPol-v1 .*nearest: CartPole"),
+        (["--data.env_id=Pendulum-v1"], r"data\.env_id: a DQN needs discrete actions"),
+        (["--data.env_kwargs.colour=red"], r"data\.env_kwargs: CartPole-v1 does not take"),
+        (["--data.env_id=Blackjack-v1"], r"FlattenObservation"),
+        (
+            [
+                "--data.capacity=50",
+                "--data.sampler=dqn_lightning.replay.Uniform",
+                "--data.sampler.replacement=false",
+            ],
+            r"data\.batch_size: 64 rows without replacement .* at most 49",
+        ),
+        (["--data.capacity=2"], r"data\.capacity: 2 rows .* at least 3"),
+        (["--data.capacity=30", "--data.num_envs=8", "--data.n_step=4"], r"at least 48"),
+        (["--data.train_every_env_steps=0"], r"data\.train_every_env_steps: must be at least 1"),
+        (["--data.eval_every_env_steps=-5"], r"data\.eval_every_env_steps: must be at least 1"),
+        (["--data.total_env_steps=0"], r"data\.total_env_steps"),
+        (["--data.num_envs=0"], r"data\.num_envs: must be at least 1, got 0"),
+        (["--data.learning_starts_env_steps=-1"], r"data\.learning_starts_env_steps"),
+        (["--target_sync.every_n_env_steps=0"], r"target_sync\.every_n_env_steps: must be at"),
+        (["--target_sync.every_n_episodes=5"], r"target_sync: give exactly one"),
+        (["--data.epsilon=1.5"], r"data\.epsilon: must lie in \[0, 1\], is 1\.5"),
+        (["--data.epsilon.init_args.end=-0.1"], r"data\.epsilon: .* is -0\.\d+ at environment"),
+        (["--data.eval_epsilon=2"], r"data\.eval_epsilon"),
+        (["--data.gamma=1.1"], r"data\.gamma"),
+        (["--gradient_clamp.norm=0"], r"gradient_clamp\.norm: must be positive"),
+        (["--num_threads=0"], r"num_threads"),
+        (["--trainer.gradient_clip_val=1"], r"trainer\.gradient_clip_val: .* use gradient_clamp"),
+        (["--trainer.accumulate_grad_batches=2"], r"use data\.batch_size"),
+        (["--trainer.precision=16-mixed"], r"trainer\.precision: 16-mixed .* use bf16-mixed"),
+        (["--ckpt_path=nowhere.ckpt"], r"ckpt_path: there is no file nowhere\.ckpt"),
+        (["--data.capacit=3"], r"capacit"),
+        (["--data.colour=red"], r"colour"),
+    ],
+)
+def test_bad_input_names_the_flag_and_writes_nothing(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = fit(*flags)
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert re.search(words, error), error
+    assert "Traceback" not in error
+    assert not list(Path().iterdir())
+
+
+def test_unknown_keys_in_a_config_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path("mine.yaml")
+    config.write_text(CARTPOLE.read_text().replace("capacity:", "capacitance:"))
+    with pytest.raises(SystemExit) as info:
+        fit(config=config)
+    assert info.value.code == 2
+    assert "capacitance" in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
+
+
+def test_a_checkpoint_that_is_not_whole_or_of_other_spaces_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (run / "last.ckpt").read_bytes()
+    (run / "torn.ckpt").write_bytes(whole[: len(whole) // 2])
+    before = everything(run)
+    assert main(["fit", "--ckpt_path", str(run / "torn.ckpt")]) == 2
+    assert "torn.ckpt is no whole checkpoint" in capsys.readouterr().err
+    other = ["test", "--ckpt_path", str(run / "last.ckpt"), "--data.env_id=Acrobot-v1"]
+    assert main(other) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"of another network or environment \(observations \(4,\), 2 actions\)", error)
+    assert everything(run) == before
+    (run / "config.yaml").unlink()
+    assert main(["test", "--ckpt_path", str(run / "last.ckpt")]) == 2
+    assert "no config.yaml beside" in capsys.readouterr().err
+
+
+# Runs that end early ----------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_code_1(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert fit("--model.optimizer.init_args.lr=1e30", "--data.eval_every_env_steps=null") == 1
+    assert re.search(r"error: the loss is not finite at update \d+", capsys.readouterr().err)
+    assert not Path("checkpoints/cartpole/last.ckpt").exists()
+
+
+def start(*flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "train.py"), "fit", *SHORT, *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    raise AssertionError(f"{path} never came")
+
+
+@pytest.mark.parametrize("vectorization", ["single", "async"])
+def test_ctrl_c_saves_and_ends_with_130(vectorization: str) -> None:
+    process = start(
+        "--data.total_env_steps=10000000",
+        f"--data.vectorization={vectorization}",
+        f"--data.num_envs={1 if vectorization == 'single' else 2}",
+    )
+    wait_for(Path("checkpoints/cartpole/best.ckpt"), process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    last = torch.load("checkpoints/cartpole/last.ckpt", weights_only=True)
+    reached = last["DQNDataModule"]["env_steps"]
+    assert f"{reached:,} environment steps" in output
+
+
+def test_an_environment_that_raises_ends_the_run_with_its_traceback() -> None:
+    process = start("--data.env_id=tests.toy:toy/Walk-v0", "--data.env_kwargs.fail_at=500")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ZeroDivisionError: the floor gave way" in output
+    assert "environment 0 raised ZeroDivisionError" in output
+    last = torch.load("checkpoints/cartpole/last.ckpt", weights_only=True)
+    assert last["DQNDataModule"]["env_steps"] == 400

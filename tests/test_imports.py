@@ -1,0 +1,58 @@
+"""A file imports only from lines of the ladder below its own (README, "The map")."""
+
+import ast
+from pathlib import Path
+
+LADDER = [
+    ["cli"],
+    ["callbacks"],
+    ["datamodule", "module"],
+    ["dataset", "evaluation"],
+    ["collector", "engines", "plots", "csv_log"],
+    ["actor", "losses.objectives"],
+    ["envs", "networks", "losses.functional", "replay"],
+    ["types", "schedules", "errors"],
+]
+PACKAGE = Path(__file__).parents[1] / "dqn_lightning"
+
+
+def line_of(module: str) -> int:
+    for i, line in enumerate(LADDER):
+        if any(module == part or module.startswith(f"{part}.") for part in line):
+            return i
+    if module == "losses":  # its names are those of the objectives
+        return line_of("losses.objectives")
+    raise AssertionError(f"{module} has no place on the ladder")
+
+
+def imports_of(path: Path) -> list[str]:
+    imported = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dqn_lightning."):
+            module = str(node.module).removeprefix("dqn_lightning.")
+            if module == "losses" and all(name.name == "functional" for name in node.names):
+                module = "losses.functional"
+            imported.append(module)
+        elif isinstance(node, ast.Import):
+            names = [n.name for n in node.names if n.name.startswith("dqn_lightning.")]
+            imported += [name.removeprefix("dqn_lightning.") for name in names]
+    return imported
+
+
+def test_a_file_imports_only_from_below_its_own_line() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if name in ("__init__", "losses"):
+            continue
+        family = name.split(".")[0]
+        for module in imports_of(path):
+            same_family = module.split(".")[0] == family and family != "losses"
+            below = line_of(module) > line_of(name)
+            assert same_family or below, f"{name} imports {module}"
+
+
+def test_the_ladder_names_what_exists() -> None:
+    for line in LADDER:
+        for part in line:
+            path = PACKAGE / part.replace(".", "/")
+            assert path.is_dir() or path.with_suffix(".py").is_file(), part

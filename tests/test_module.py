@@ -1,0 +1,408 @@
+"""The module in a real Trainer: order of calls, independence of rollouts, Lightning's features."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from dqn_lightning import ConfigError, DQNDataModule, DQNModule, NonFiniteLossError
+from dqn_lightning.callbacks import EpisodeLog, GradientClamp, TargetSync
+from dqn_lightning.networks import MLP
+from dqn_lightning.types import Clock
+
+
+class Recorder(Logger):
+    """Keeps what is logged."""
+
+    name, version = "recorder", ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, str, float]] = []
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert step is not None
+        self.rows += [(step, name, value) for name, value in metrics.items()]
+
+
+def make(seed: int = 1, module: dict[str, Any] | None = None, **data: Any) -> tuple[Any, Any]:
+    seed_everything(seed, verbose=False)
+    settings = {
+        "learning_starts_env_steps": 50,
+        "batch_size": 16,
+        "total_env_steps": 300,
+        "epsilon": 0.3,
+        "eval_every_env_steps": None,
+        "eval_episodes": 2,
+        **data,
+    }
+    datamodule = DQNDataModule("CartPole-v1", **settings)
+    network = partial(MLP, widths=(16,))
+    options = {"network": network, **(module or {})}
+    return DQNModule(datamodule.obs_shape, datamodule.num_actions, **options), datamodule
+
+
+def train(
+    module: DQNModule, datamodule: DQNDataModule, *callbacks: Callback, **trainer: Any
+) -> Trainer:
+    options = {
+        "accelerator": "cpu",
+        "max_epochs": -1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        **trainer,
+    }
+    if not any(isinstance(callback, TargetSync) for callback in callbacks):
+        callbacks = (*callbacks, TargetSync(every_n_grad_steps=10))
+    fitted = Trainer(callbacks=list(callbacks), **options)
+    fitted.fit(module, datamodule=datamodule)
+    return fitted
+
+
+def weights(module: DQNModule) -> list[torch.Tensor]:
+    return [value.clone() for value in module.state_dict().values()]
+
+
+def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+class Tape(Callback):
+    """Writes down the order in which everything inside rollouts is called."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.stale: list[int] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: DQNModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert batch_idx == 0
+        collector = trainer.datamodule.dataset.collector
+        engine = pl_module._engine
+        newest = weights(pl_module)
+
+        def act_with_newest(*args: Any) -> None:
+            if not equal(weights(pl_module)[:4], newest[:4]):
+                self.stale.append(trainer.global_step)
+
+        def remember(*args: Any) -> None:
+            newest[:] = weights(pl_module)
+
+        self._tape(pl_module, "act", before=act_with_newest)
+        self._tape(collector.envs, "step")
+        self._tape(collector.replay, "write")
+        self._tape(collector.replay, "draw")
+        self._tape(engine, "update", after=remember)
+
+    def _tape(
+        self,
+        owner: Any,
+        name: str,
+        before: Callable[..., None] | None = None,
+        after: Callable[..., None] | None = None,
+    ) -> None:
+        call = getattr(owner, name)
+
+        def taped(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            if before is not None:
+                before()
+            result = call(*args, **kwargs)
+            if after is not None:
+                after()
+            return result
+
+        object.__setattr__(owner, name, taped)
+
+
+def test_acting_and_learning_alternate_strictly_with_the_newest_weights() -> None:
+    module, data = make(epsilon=0.0, learning_starts_env_steps=5, batch_size=2, total_env_steps=40)
+    tape = Tape()
+    train(module, data, tape)
+    calls = " ".join(tape.calls)
+    collect = "act step write "
+    reset = "step write "  # the step in which the environment resets asks nobody, teaches nothing
+    learning = calls.replace(collect, "C").replace(reset, "R").replace("draw update", "L")
+    steps = learning.replace(" ", "").replace("R", "")
+    assert steps == "CCCCCL" + "CL" * 35
+    assert tape.stale == []
+
+
+def run(rollout_env_steps: int, **data: Any) -> tuple[Any, ...]:
+    module, datamodule = make(
+        rollout_env_steps=rollout_env_steps,
+        train_every_env_steps=3,
+        updates_per_train=2,
+        eval_every_env_steps=130,
+        **data,
+    )
+    recorder = Recorder()
+    replays = []
+
+    class KeepReplay(Callback):
+        def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
+            replay = trainer.datamodule.dataset.collector.replay
+            rows = torch.tensor(list(replay.rows))
+            replays.append(replay.gather(rows[replay.drawable(rows)]))
+
+    sync = TargetSync(every_n_env_steps=17)
+    train(
+        module,
+        datamodule,
+        KeepReplay(),
+        EpisodeLog(picture=False),
+        sync,
+        logger=recorder,
+        log_every_n_steps=7,
+    )
+    return weights(module), list(replays[0]), sorted(recorder.rows)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_the_run_is_the_same_for_rollouts_of_any_length(num_envs: int) -> None:
+    first, replay, logged = run(1_000, num_envs=num_envs)
+    assert {name for _, name, _ in logged} >= {
+        "train/loss",
+        "train/epsilon",
+        "train/episode_return",
+        "eval/return_mean",
+    }
+    for rollout_env_steps in (1, 7):
+        other, other_replay, other_logged = run(rollout_env_steps, num_envs=num_envs)
+        assert equal(first, other)
+        assert equal(replay, other_replay)
+        assert logged == other_logged
+
+
+def test_lightning_counts_updates() -> None:
+    module, data = make(train_every_env_steps=2)
+    trainer = train(module, data)
+    assert trainer.global_step == module.clock.grad_steps == 126  # at 50, 52, … 300
+    assert module.clock.env_steps == 300
+
+
+def test_fast_dev_run_makes_one_update_and_one_evaluation() -> None:
+    module, data = make(learning_starts_env_steps=10_000)
+    before = weights(module)
+    trainer = train(module, data, fast_dev_run=True)
+    assert trainer.global_step == 1
+    assert not equal(before, weights(module))
+    assert module.summary is not None
+
+
+def test_max_steps_are_updates_and_are_not_passed() -> None:
+    module, data = make()
+    trainer = train(module, data, max_steps=33)
+    assert trainer.global_step == 33
+    assert module.clock.env_steps == 50 + 32
+
+
+def test_evaluations_come_when_they_are_due_and_only_then() -> None:
+    recorder = Recorder()
+    module, data = make(eval_every_env_steps=100, rollout_env_steps=30)
+    train(module, data, logger=recorder)
+    assert [step for step, name, _ in recorder.rows if name == "eval/return_mean"] == [
+        100,
+        200,
+        300,
+    ]
+
+
+def test_limit_val_batches_switches_evaluations_off() -> None:
+    module, data = make(eval_every_env_steps=100)
+    train(module, data, limit_val_batches=0)
+    assert module.summary is None
+
+
+def test_early_stopping_watches_evaluations() -> None:
+    module, data = make(eval_every_env_steps=60, total_env_steps=3_000)
+    stop = EarlyStopping("eval/return_mean", mode="max", stopping_threshold=0.0)
+    train(module, data, stop)
+    assert module.clock.env_steps == 60
+
+
+def test_lightnings_own_checkpoints_watch_evaluations(tmp_path: Any) -> None:
+    module, data = make(eval_every_env_steps=60)
+    keep = ModelCheckpoint(tmp_path / "kept", monitor="eval/return_mean", mode="max")
+    train(module, data, keep, enable_checkpointing=True)
+    assert keep.best_model_score is not None
+    assert list((tmp_path / "kept").glob("*.ckpt"))
+
+
+def test_learning_rates_are_stepped_after_every_update_and_monitored() -> None:
+    recorder = Recorder()
+    schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    module, data = make(module={"lr_scheduler": schedule}, rollout_env_steps=1)
+    train(
+        module, data, LearningRateMonitor("step"), max_steps=3, logger=recorder, log_every_n_steps=1
+    )
+    assert module.optimizers().param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5**3)
+    assert any(name == "lr-Adam" for _, name, _ in recorder.rows)
+
+
+def test_bf16_mixed_learns_with_weights_that_move() -> None:
+    """Autocast's cache would keep the casts of the first weights for a whole rollout."""
+    losses = {}
+    for precision in ("bf16-mixed", "32-true"):
+        recorder = Recorder()
+        module, data = make(rollout_env_steps=1_000, epsilon=1.0)
+        train(module, data, precision=precision, logger=recorder, log_every_n_steps=1)
+        values = [value for _, name, value in recorder.rows if name == "train/loss"]
+        losses[precision] = torch.tensor(values)
+    assert len(losses["bf16-mixed"]) == 251
+    torch.testing.assert_close(losses["bf16-mixed"], losses["32-true"], rtol=0.1, atol=0.05)
+
+
+def test_16_mixed_is_refused() -> None:
+    module, _ = make()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module._trainer = trainer
+    trainer._accelerator_connector.precision_plugin.precision = "16-mixed"
+    with pytest.raises(ConfigError, match="use bf16-mixed"):
+        module.setup("fit")
+
+
+def test_a_plateau_scheduler_is_refused() -> None:
+    module, data = make(module={"lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau})
+    with pytest.raises(ConfigError, match="ReduceLROnPlateau"):
+        train(module, data)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_step() -> None:
+    module, data = make(module={"optimizer": partial(torch.optim.SGD, lr=1e30)})
+    with pytest.raises(NonFiniteLossError, match=r"at update \d+, environment step \d+"):
+        train(module, data, log_every_n_steps=5)
+
+
+def test_a_forgotten_target_sync_is_warned_of() -> None:
+    module, data = make()
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        max_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with pytest.warns(UserWarning, match="add a TargetSync callback"):
+        trainer.fit(module, datamodule=data)
+
+
+class Features(nn.Module):
+    """A user's network."""
+
+    def __init__(self, obs_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(*obs_shape, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU()
+        )
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.layers(obs)
+
+
+def test_acting_uses_eval_mode_and_learning_train_mode() -> None:
+    module, data = make(module={"network": Features})
+    trainer = train(module, data)
+    obs = torch.randn(5, 4)
+    assert torch.equal(module.q_values(obs), module.q_values(obs))  # no dropout
+    assert module.online.torso.layers[1].num_batches_tracked == trainer.global_step
+    assert module.target.torso.layers[1].num_batches_tracked > 0  # synced, buffers too
+
+
+def test_a_checkpoint_gives_a_network_that_acts(tmp_path: Any) -> None:
+    module, data = make()
+    trainer = train(module, data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    torch.load(tmp_path / "a.ckpt", weights_only=True)  # nothing but tensors and plain values
+    network = partial(MLP, widths=(16,))
+    loaded = DQNModule.load_from_checkpoint(tmp_path / "a.ckpt", network=network)
+    obs = torch.randn(7, 4)
+    assert torch.equal(loaded.act(obs), module.act(obs))
+    assert loaded(obs).q_values.shape == (7, 2)
+
+
+def test_a_run_goes_on_from_a_checkpoint_and_counts_on(tmp_path: Any) -> None:
+    module, data = make()
+    train(module, data).save_checkpoint(tmp_path / "a.ckpt")
+    module, data = make(total_env_steps=600)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        max_epochs=-1,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        callbacks=[TargetSync(every_n_grad_steps=10)],
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "a.ckpt")
+    assert module.clock.env_steps == 600
+    assert trainer.global_step == 251 + 251  # the replay is filled for 50 steps before learning
+
+
+def test_test_and_validate_and_predict_need_no_training() -> None:
+    module, data = make(test_episodes=5)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    (result,) = trainer.test(module, datamodule=data, verbose=False)
+    assert result["test/episodes"] == 5
+    (result,) = trainer.validate(module, datamodule=data, verbose=False)
+    assert result["eval/episodes"] == 2
+    episodes = trainer.predict(module, datamodule=data)
+    assert len(episodes) == 2
+    for episode in episodes:
+        assert len(episode["obs"]) == len(episode["action"]) == episode["episode_return"]
+        torch.testing.assert_close(episode["q_values"], module.q_values(episode["obs"]))
+
+
+def test_predict_takes_a_file_of_observations(tmp_path: Any) -> None:
+    obs = torch.randn(9, 4)
+    torch.save(obs, tmp_path / "obs.pt")
+    module, data = make(observations=str(tmp_path / "obs.pt"))
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    (prediction,) = trainer.predict(module, datamodule=data)
+    assert torch.equal(prediction["action"], module.act(obs))
+    torch.save(obs[:, :3], tmp_path / "obs.pt")
+    with pytest.raises(ConfigError, match=r"data\.observations: .* wanted \[number, 4\]"):
+        trainer.predict(module, datamodule=data)
+
+
+def test_evaluations_do_not_disturb_training() -> None:
+    runs = []
+    for every in (None, 40):
+        module, data = make(eval_every_env_steps=every)
+        train(module, data)
+        runs.append(weights(module))
+    assert equal(*runs)
+
+
+def test_after_update_is_called_between_updates_with_the_clock() -> None:
+    clocks: list[Clock] = []
+    module, data = make(train_every_env_steps=10, learning_starts_env_steps=20, total_env_steps=50)
+    module.after_update.append(clocks.append)
+    train(module, data)
+    env_steps = [clock.env_steps for clock in clocks]
+    assert env_steps == [19, 20, 29, 30, 39, 40, 49, 50]
+    assert [clock.grad_steps for clock in clocks] == [0, 1, 1, 2, 2, 3, 3, 4]
+
+
+def test_gradients_are_clamped_in_every_update() -> None:
+    module, data = make(module={"optimizer": partial(torch.optim.SGD, lr=1.0)}, total_env_steps=51)
+    before = weights(module)
+    train(module, data, GradientClamp(value=1e-6))
+    moved = max((a - b).abs().max() for a, b in zip(before, weights(module), strict=True))
+    assert 0 < moved <= 2e-6 + 1e-7

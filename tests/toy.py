@@ -1,0 +1,66 @@
+"""Small environments whose every number can be told from outside."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class Walk(gym.Env[Any, Any]):
+    """Observations [episode, step]; ends after 1 to 7 steps, by termination or truncation."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.observation_space = spaces.Box(-1e6, 1e6, (2,), np.float32)
+        self.action_space = spaces.Discrete(3)
+        self.fail_at = fail_at
+        self.steps = 0
+        self.episode = -1
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.episode += 1
+        self.step_in_episode = 0
+        self.length = int(self.np_random.integers(1, 8))
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.steps == self.fail_at:
+            raise ZeroDivisionError("the floor gave way")
+        self.step_in_episode += 1
+        over = self.step_in_episode == self.length
+        truncated = over and self.length % 2 == 0
+        reward = float(action) + self.step_in_episode / 10
+        return self._obs(), reward, over and not truncated, truncated, {}
+
+    def _obs(self) -> Any:
+        return np.array([self.episode, self.step_in_episode], np.float32)
+
+
+class Spaces(gym.Env[Any, Any]):
+    """One-step episodes with any spaces; observations are sampled."""
+
+    def __init__(self, observation_space: Any, action_space: Any = None) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space or spaces.Discrete(2)
+        self.actions: list[Any] = []
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        self.actions.append(action)
+        return self.observation_space.sample(), 1.0, True, False, {}
+
+
+def register() -> None:
+    """Make them known to Gymnasium, once."""
+    if "toy/Walk-v0" not in gym.registry:
+        gym.register("toy/Walk-v0", Walk)
+        gym.register("toy/Spaces-v0", Spaces)
+
+
+register()
