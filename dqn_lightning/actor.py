@@ -26,8 +26,12 @@ class EpsilonGreedy:
 
     def __call__(self, act: Act, obs: Tensor, env_steps: int) -> NDArray[np.int64]:
         """Actions [N] for observations [N, …] after so many environment steps."""
-        explore = self.rng.random(len(obs)) < self.epsilon(env_steps)
-        random_actions = self.rng.integers(self.num_actions, size=len(obs))
-        if explore.all():
+        num_envs = obs.shape[0]
+        explore = self.rng.random(num_envs) < self.epsilon(env_steps)
+        num_explorers = np.count_nonzero(explore)
+        if num_explorers == 0:
+            return act(obs).cpu().numpy()
+        random_actions = self.rng.integers(self.num_actions, size=num_envs)
+        if num_explorers == num_envs:
             return random_actions
         return np.where(explore, random_actions, act(obs).cpu().numpy())

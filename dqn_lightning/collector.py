@@ -56,8 +56,9 @@ class Collector:
         """
         self.counts_before_step = self.counts
         boundary = self.replay.pending_boundary
-        if boundary.all():  # all reset now, whatever the action: the actor is not asked
-            actions = np.zeros(len(boundary), np.int64)
+        num_envs, num_boundary = len(boundary), int(np.count_nonzero(boundary))
+        if num_boundary == num_envs:  # all reset now, whatever the action: the actor is not asked
+            actions = np.zeros(num_envs, np.int64)
         else:
             actions = self.actor(act, self.replay.current_obs(), self.counts.env_steps)
         try:
@@ -72,14 +73,13 @@ class Collector:
         self.replay.write(actions, reward, terminated, truncated, obs)
         self._returns += reward
         self._durations += ~boundary
-        env_steps = self.counts.env_steps + len(boundary) - int(np.count_nonzero(boundary))
-        episodes = self._finished(terminated | truncated, env_steps)
+        env_steps = self.counts.env_steps + num_envs - num_boundary
+        ended = self.replay.pending_boundary
+        episodes = self._finished(ended, env_steps) if np.count_nonzero(ended) else []
         self.counts = Counts(env_steps, self.counts.episodes + len(episodes))
         return episodes
 
     def _finished(self, ended: np.ndarray[Any, Any], env_steps: int) -> list[Episode]:
-        if not ended.any():
-            return []
         episodes = [
             Episode(int(i), int(self._durations[i]), float(self._returns[i]), env_steps)
             for i in ended.nonzero()[0]

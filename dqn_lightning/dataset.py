@@ -157,17 +157,17 @@ class Rollout:
 
     def __call__(self, act: Act) -> Iterator[Batch]:
         """Step the environments with `act`; yield a batch for every update that falls due."""
-        dataset = self._dataset
-        collector, rhythm = dataset.collector, dataset.rhythm
+        dataset, collector = self._dataset, self._dataset.collector
         while True:
-            now = min(collector.counts.env_steps, self._end)
-            while rhythm.update_due_at(dataset.next_update) <= now:
-                dataset.next_update += 1
-                yield collector.replay.draw(rhythm.batch_size)
-            if collector.counts.env_steps >= self._end:
+            due = dataset.rhythm.update_due_at(dataset.next_update)
+            next_stop = min(due, self._end)
+            while collector.counts.env_steps < next_stop:
+                if dataset.over:
+                    return
+                self.episodes += collector.step(act)
+            if due > self._end:
                 dataset.boundary = self._end
                 self.complete = True
                 return
-            if dataset.over:
-                return
-            self.episodes += collector.step(act)
+            dataset.next_update += 1
+            yield collector.replay.draw(dataset.rhythm.batch_size)

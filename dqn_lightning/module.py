@@ -21,7 +21,8 @@ from dqn_lightning.evaluation import Evaluation, Summary, summarize
 from dqn_lightning.losses import DQN, Objective, ObjectiveOutput
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
 from dqn_lightning.networks.q_network import HeadFactory, TorsoFactory
-from dqn_lightning.types import Batch, Clock, QValues
+from dqn_lightning.networks.unroll import greedy_policy
+from dqn_lightning.types import Act, Batch, Clock, QValues
 
 AfterUpdate: TypeAlias = Callable[[Clock], None]
 """Called after each update, and once more before the next if the environments have stepped on."""
@@ -87,12 +88,11 @@ class DQNModule(LightningModule):
         """Observations [B, …] → the head's output, always with `q_values` [B, A]."""
         return self.online(obs)
 
-    @torch.inference_mode()
     def q_values(self, obs: Tensor) -> Tensor:
         """Action values [N, A] for observations [N, …], as the actor sees them."""
-        if self.online.training:
-            self.online.eval()
-        output: QValues = self.online(obs.to(self.device))
+        self.online.switch(training=False)
+        with torch.inference_mode():
+            output: QValues = self.online(obs.to(self.device))
         return output.q_values
 
     def act(self, obs: Tensor) -> Tensor:
@@ -136,12 +136,16 @@ class DQNModule(LightningModule):
         self._nvml_check = os.environ.pop(_NVML_CHECK, None)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
+        self._policy: Act = self.act
+        if self.device.type == "cpu":
+            self._policy = greedy_policy(self.online)
         self._engine = Eager(
             self.online, self.target, self.objective, optimizer, self.grad_transforms
         )
 
     def on_train_end(self) -> None:
-        """Put the environment back in order."""
+        """Put the environment back in order, and let go of what holds the parameters."""
+        del self._engine, self._policy
         if self._nvml_check is not None:
             os.environ[_NVML_CHECK] = self._nvml_check
 
@@ -155,9 +159,9 @@ class DQNModule(LightningModule):
         scheduler: Any = self.lr_schedulers()
         log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         with _fresh_autocast():
-            for batch in rollout(self.act):
+            for batch in rollout(self._policy):
                 self._notify(Clock(*rollout.counts_before_step, self.global_step))
-                self._means.add(self._engine.update(Batch(*(t.to(self.device) for t in batch))))
+                self._means.add(self._engine.update(self._on_device(batch)))
                 counter.increment_ready()
                 counter.increment_completed()
                 if scheduler is not None:
@@ -177,6 +181,11 @@ class DQNModule(LightningModule):
         """Write values to every logger, with environment steps as the x axis."""
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=env_steps)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        if batch.obs.device == self.device:
+            return batch
+        return Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
 
     def _notify(self, clock: Clock) -> None:
         for call in self.after_update:
@@ -258,17 +267,20 @@ class _Means:
     """Sums of what updates gave, on their device, until they are asked for."""
 
     def __init__(self) -> None:
-        self._sums: Tensor | None = None
+        self._sums: tuple[Tensor, Tensor] | None = None
         self._count = 0
 
     def add(self, output: ObjectiveOutput) -> None:
-        sums = torch.stack([output.loss.mean(), output.priority.mean()]).float()
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._count += 1
+        loss, td_error = output.loss.sum(), output.priority.sum()
+        if self._sums is not None:
+            loss += self._sums[0]
+            td_error += self._sums[1]
+        self._sums = loss, td_error
+        self._count += len(output.loss)
 
     def take(self) -> dict[str, float]:
         assert self._sums is not None
-        loss, td_error = (self._sums / self._count).tolist()
+        loss, td_error = (sums.item() / self._count for sums in self._sums)
         self._sums, self._count = None, 0
         return {"train/loss": loss, "train/td_error": td_error}
 

@@ -100,7 +100,7 @@ class Tape(Callback):
         def remember(*args: Any) -> None:
             newest[:] = weights(pl_module)
 
-        self._tape(pl_module, "act", before=act_with_newest)
+        self._tape(pl_module, "_policy", before=act_with_newest)
         self._tape(collector.envs, "step")
         self._tape(collector.replay, "write")
         self._tape(collector.replay, "draw")
@@ -132,7 +132,7 @@ def test_acting_and_learning_alternate_strictly_with_the_newest_weights() -> Non
     tape = Tape()
     train(module, data, tape)
     calls = " ".join(tape.calls)
-    collect = "act step write "
+    collect = "_policy step write "
     reset = "step write "  # the step in which the environment resets asks nobody, teaches nothing
     learning = calls.replace(collect, "C").replace(reset, "R").replace("draw update", "L")
     steps = learning.replace(" ", "").replace("R", "")

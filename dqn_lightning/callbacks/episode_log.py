@@ -15,6 +15,8 @@ from dqn_lightning.module import DQNModule
 from dqn_lightning.plots.durations import LiveDurations, save_durations
 from dqn_lightning.types import Episode
 
+_FIRST_DRAWING_S = 10.0
+
 
 class EpisodeLog(Callback):
     """Writes each finished training episode to every logger, and draws their durations.
@@ -39,6 +41,10 @@ class EpisodeLog(Callback):
         self._mean = MeanMetric(sync_on_compute=False).set_dtype(torch.float64)
         self._window: LiveDurations | None = None
         self._next_drawing = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
+        """Give training a start before the first drawing, which takes a third of a second."""
+        self._next_drawing = time.monotonic() + _FIRST_DRAWING_S
 
     def on_train_batch_end(
         self,

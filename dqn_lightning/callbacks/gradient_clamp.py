@@ -63,7 +63,6 @@ def clamp_norm(gradients: list[Tensor], norm: float) -> list[Tensor]:
     >>> clamp_norm([torch.tensor([3.0]), torch.tensor([4.0])], 1.0)
     [tensor([0.6000]), tensor([0.8000])]
     """
-    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-    total = torch.linalg.vector_norm(norms)
-    scale = norm / total.clamp(min=norm)  # no host-device sync
+    total = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients]))
+    scale = norm * total.clamp(min=norm).reciprocal()  # no host-device sync
     return [gradient * scale for gradient in gradients]

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from dqn_lightning.losses import Objective, ObjectiveOutput
+from dqn_lightning.networks import QNetwork
 from dqn_lightning.types import Batch
 
 GradTransform: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
@@ -26,8 +28,8 @@ class Eager:
 
     def __init__(
         self,
-        online: nn.Module,
-        target: nn.Module,
+        online: QNetwork,
+        target: QNetwork,
         objective: Objective,
         optimizer: Optimizer,
         grad_transforms: Sequence[GradTransform],
@@ -41,22 +43,14 @@ class Eager:
 
     def update(self, batch: Batch) -> ObjectiveOutput:
         """Take one optimiser step on a batch; gives its detached loss [B] and priority [B]."""
-        if not self.online.training:
-            self.online.train()
-        if self.target.training:
-            self.target.eval()
+        self.online.switch(training=True)
+        self.target.switch(training=False)
         output = self.objective(self.online, self.target, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        (batch.weight * output.loss).mean().backward()  # type: ignore[no-untyped-call]
-        if self.grad_transforms:
-            self._transform_gradients()
-        self.optimizer.step()
-        return ObjectiveOutput(output.loss.detach(), output.priority)
-
-    def _transform_gradients(self) -> None:
-        parameters = [p for p in self._parameters if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        loss = (batch.weight * output.loss).mean()
+        gradients = list(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
         for transform in self.grad_transforms:
             gradients = transform(gradients)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
+        self.optimizer.step()
+        return ObjectiveOutput(output.loss.detach(), output.priority)

@@ -11,7 +11,8 @@ from gymnasium.vector.utils import batch_space
 class SingleVectorEnv(VectorEnv[Any, Any, Any]):
     """A vector environment of one, that behaves as `SyncVectorEnv` with one does.
 
-    It copies nothing, keeps no infos and resets itself in the step after an episode's end.
+    It keeps no infos, resets itself in the step after an episode's end, and gives the same arrays
+    in every step: copy what is to be kept.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -25,6 +26,9 @@ class SingleVectorEnv(VectorEnv[Any, Any, Any]):
         self.observation_space = batch_space(env.observation_space, 1)
         self.action_space = batch_space(env.action_space, 1)
         self._ended = False
+        self._reward = np.zeros(1)
+        self._terminated = np.zeros(1, np.bool_)
+        self._truncated = np.zeros(1, np.bool_)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -43,13 +47,8 @@ class SingleVectorEnv(VectorEnv[Any, Any, Any]):
         else:
             obs, reward, terminated, truncated, _ = self.env.step(actions[0])
         self._ended = terminated or truncated
-        return (
-            np.asarray(obs)[None],
-            np.array([reward]),
-            np.array([terminated]),
-            np.array([truncated]),
-            {},
-        )
+        self._reward[0], self._terminated[0], self._truncated[0] = reward, terminated, truncated
+        return np.asarray(obs)[None], self._reward, self._terminated, self._truncated, {}
 
     def render(self) -> Any:
         """The environment's picture, in a tuple of one."""

@@ -52,9 +52,9 @@ def huber(error: Tensor, delta: float = 1.0) -> Tensor:
     >>> huber(torch.tensor([0.5, -3.0]))
     tensor([0.1250, 2.5000])
     """
-    size = error.abs()
-    quadratic = size.clamp(max=delta)
-    return 0.5 * quadratic**2 + delta * (size - quadratic)
+    return torch.nn.functional.huber_loss(
+        error, torch.zeros_like(error), reduction="none", delta=delta
+    )
 
 
 def squared(error: Tensor) -> Tensor:

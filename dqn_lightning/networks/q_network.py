@@ -6,7 +6,25 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from dqn_lightning.networks.heads import ValueHead
 from dqn_lightning.networks.layers import Observation
+from dqn_lightning.networks.torsos import MLP
+
+_SAME_IN_BOTH_MODES = (
+    MLP,
+    ValueHead,
+    nn.Conv2d,
+    nn.Flatten,
+    nn.Identity,
+    nn.LayerNorm,
+    nn.Linear,
+    nn.ModuleList,
+    nn.ReLU,
+    nn.Sequential,
+    nn.SiLU,
+    nn.Tanh,
+)
+"""Layers that compute the same in training and evaluation; any other might not."""
 
 TorsoFactory: TypeAlias = Callable[[Sequence[int]], nn.Module]
 """Shape of an observation → module that makes features [B, D] of observations [B, …]."""
@@ -41,10 +59,22 @@ class QNetwork(nn.Module):
         self.observation = Observation(obs_shape, obs_classes)
         self.torso = torso(self.observation.out_shape)
         self.head = head(_num_features(self.torso, self.observation.out_shape), num_actions)
+        same = (Observation, QNetwork, *_SAME_IN_BOTH_MODES)
+        self._mode_dependent = [m for m in self.modules() if not isinstance(m, same)]
 
     def forward(self, obs: Tensor) -> Any:
         """Observations [B, …] → what the head makes of them, always with `q_values` [B, A]."""
         return self.head(self.torso(self.observation(obs)))
+
+    def switch(self, training: bool) -> None:
+        """`train()` or `eval()` for those layers only that may tell the two apart.
+
+        Acting and learning alternate, and walking through all layers twice per update takes as
+        long as acting once.
+        """
+        for layer in self._mode_dependent:
+            if layer.training != training:
+                layer.training = training
 
 
 def _num_features(torso: nn.Module, obs_shape: Sequence[int]) -> int:

@@ -1,6 +1,7 @@
 """Torsos: observations → features."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
@@ -26,14 +27,15 @@ class MLP(nn.Module):
         initialization: Initialization | None = None,
     ) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten())
-        in_features = prod(obs_shape)
-        for width in widths:
-            self.layers.append(linear(in_features, width, initialization))
-            self.layers.append(activation())
-            in_features = width
+        sizes = [prod(obs_shape), *widths]
+        self.layers = nn.ModuleList(
+            linear(ins, outs, initialization) for ins, outs in pairwise(sizes)
+        )
+        self.activation = activation()
 
     def forward(self, obs: Tensor) -> Tensor:
         """Observations [B, …] → features [B, D]."""
-        features: Tensor = self.layers(obs)
+        features = obs.flatten(1)
+        for layer in self.layers:
+            features = self.activation(layer(features))
         return features

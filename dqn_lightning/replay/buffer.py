@@ -137,7 +137,8 @@ class ReplayBuffer:
         if self.frame_stack == 1:
             return self._storage.slot("obs", self._time % self._slots)
         first = self._time * self.num_envs
-        return self._stacked(torch.arange(first, first + self.num_envs, device=self._device))
+        rows = torch.arange(first, first + self.num_envs, device=self._device)
+        return self._stacked(rows, self._position(rows))
 
     # Drawing ------------------------------------------------------------------------------------
 
@@ -179,10 +180,11 @@ class ReplayBuffer:
         reward = sum of gamma^j r_{t+1+j} over the window of k ≤ n steps; next_obs = obs_{t+k};
         discount = gamma^k, or 0 if the last of these steps terminated the episode.
         """
+        position = self._position(rows)
         if self.n_step == 1:
-            position = self._position(rows)
             reward = self._storage.take("reward", position)
-            discount = self.gamma * (~self._storage.take("terminated", position)).float()
+            terminated = self._storage.take("terminated", position)
+            discount = torch.where(terminated, 0.0, self.gamma)
             next_rows = rows + self.num_envs
         else:
             alive = self._alive(rows)  # [B, n]
@@ -193,11 +195,11 @@ class ReplayBuffer:
             discount = (gammas[num_steps] * ~terminated).float()
             next_rows = rows + num_steps * self.num_envs
         return Batch(
-            obs=self._stacked(rows),
-            action=self._storage.take("action", self._position(rows)),
+            obs=self._stacked(rows, position),
+            action=self._storage.take("action", position),
             reward=reward,
             discount=discount,
-            next_obs=self._stacked(next_rows),
+            next_obs=self._stacked(next_rows, self._position(next_rows)),
             weight=torch.ones_like(reward),
             row=rows,
         )
@@ -227,11 +229,11 @@ class ReplayBuffer:
         ended_before = ended.cumsum(1) - ended.long()
         return ended_before == 0
 
-    def _stacked(self, rows: Tensor) -> Tensor:
+    def _stacked(self, rows: Tensor, position: Tensor) -> Tensor:
         """Observations of these rows with their stacks [B, …]; the one function that stacks."""
         if self.frame_stack == 1:
-            return self._storage.take("obs", self._position(rows))
-        step = self._storage.take("episode_step", self._position(rows))
+            return self._storage.take("obs", position)
+        step = self._storage.take("episode_step", position)
         age = torch.arange(self.frame_stack - 1, -1, -1, device=rows.device)
         back = torch.minimum(age, step[:, None].long())  # [B, S], 0 for the newest frame
         position = self._position(rows[:, None] - back * self.num_envs)

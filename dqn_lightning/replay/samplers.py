@@ -66,9 +66,10 @@ class Uniform:
     ) -> Tensor:
         drawn = _candidates(rows, batch_size, generator)
         for _ in range(_ROUNDS):
-            again = (~drawable(drawn)).nonzero().flatten()
-            if not len(again):
+            usable = drawable(drawn)
+            if usable.all():
                 return drawn
+            again = (~usable).nonzero().flatten()
             drawn[again] = _candidates(rows, len(again), generator)
         every = _every_drawable(rows, drawable, 1, generator)
         return every[torch.randint(len(every), (batch_size,), generator=generator)]

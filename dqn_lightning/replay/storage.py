@@ -46,7 +46,7 @@ class Storage:
         }
         self._flat = {name: column.flatten(0, 1) for name, column in self._columns.items()}
         on_cpu = torch.device(device).type == "cpu"
-        # Assigning to a numpy view costs a tenth of assigning to a small tensor.
+        # Indexing a numpy view costs a tenth of indexing a small tensor.
         self._views: dict[str, Any] = (
             {name: column.numpy() for name, column in self._columns.items()} if on_cpu else {}
         )
@@ -67,6 +67,8 @@ class Storage:
 
     def slot(self, name: str, slot: int) -> Tensor:
         """A view of one column's slot [N, …]."""
+        if self._views:
+            return torch.from_numpy(self._views[name][slot])
         return self._columns[name][slot]
 
     def take(self, name: str, position: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Measurements: run by hand; results stand in README.md beside them."""
