@@ -2,7 +2,7 @@
 
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.dataset import ReplayDataset, Rollout
-from dqn_lightning.errors import ConfigError, EnvironmentFailure, NonFiniteLossError
+from dqn_lightning.errors import ConfigError, EnvironmentFailure, NonFiniteError
 from dqn_lightning.module import DQNModule
 from dqn_lightning.replay import ReplayBuffer
 from dqn_lightning.schedules import Constant, Exponential, Linear
@@ -17,7 +17,7 @@ __all__ = [
     "EnvironmentFailure",
     "Exponential",
     "Linear",
-    "NonFiniteLossError",
+    "NonFiniteError",
     "ReplayBuffer",
     "ReplayDataset",
     "Rollout",

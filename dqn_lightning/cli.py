@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -27,7 +28,7 @@ from dqn_lightning.callbacks import (
 )
 from dqn_lightning.callbacks.run_folder import RunFolder
 from dqn_lightning.datamodule import DQNDataModule
-from dqn_lightning.errors import ConfigError, NonFiniteLossError
+from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.evaluation import Summary
 from dqn_lightning.module import NO_16_MIXED, DQNModule
 
@@ -35,17 +36,20 @@ RUNS = Path("checkpoints")
 """Folder of all runs, in the working directory."""
 
 _INTERRUPTED = 130
-_MANUAL = {
+_NOT_OURS = {
     "gradient_clip_val": (None, "gradient_clamp"),
     "accumulate_grad_batches": (1, "data.batch_size"),
+    "min_steps": (None, "data.total_env_steps"),
+    "min_epochs": (None, "data.total_env_steps"),
 }
+"""Flags of the Trainer that cannot work, their defaults, and what to use instead."""
 _COMMANDS = ("fit", "validate", "test", "predict")
 
 
 def main(arguments: Sequence[str] | None = None, default_config: Path | None = None) -> int:
     """Run a command; gives the exit code.
 
-    0: done. 1: the run failed. 2: a setting cannot work. 130: stopped by Ctrl-C, after saving.
+    0: done. 1: the run failed. 2: a setting cannot work. 130: stopped by Ctrl-C.
 
     Args:
         arguments: What stands on the command line after the program's name.
@@ -58,9 +62,15 @@ def main(arguments: Sequence[str] | None = None, default_config: Path | None = N
     except (ConfigError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except NonFiniteLossError as error:
+    except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes 1 of Ctrl-C
+            return _INTERRUPTED
+        raise
     return _INTERRUPTED if cli.interrupted else 0
 
 
@@ -74,8 +84,8 @@ def with_config(arguments: list[str], default_config: Path | None) -> list[str]:
         ConfigError: If there is none beside the checkpoint.
     """
     command = arguments[0] if arguments else None
-    names_config = any(a.split("=")[0] in ("-c", "--config") for a in arguments)
-    if command not in _COMMANDS or names_config:
+    flags = {argument.split("=")[0] for argument in arguments}
+    if command not in _COMMANDS or flags & {"-c", "--config", "-h", "--help"}:
         return arguments
     config = default_config
     checkpoint = _value_of("--ckpt_path", arguments)
@@ -87,7 +97,7 @@ def with_config(arguments: list[str], default_config: Path | None) -> list[str]:
             raise ConfigError(
                 f"--ckpt_path: no config.yaml beside {checkpoint}; name one with --config"
             )
-    elif command != "fit":
+    elif command != "fit" and "--print_config" not in flags:
         raise ConfigError(f"{command} needs --ckpt_path FILE (or --config for untrained weights)")
     return arguments if config is None else [command, "--config", str(config), *arguments[1:]]
 
@@ -149,6 +159,7 @@ class DQNCLI(LightningCLI):
         parser.add_lightning_class_args(TargetSync, "target_sync")
         parser.add_lightning_class_args(GradientClamp, "gradient_clamp")
         parser.add_lightning_class_args(EpisodeLog, "episode_log")
+        parser.add_class_arguments(Checkpoints, "checkpoints")
         for name in ("obs_shape", "num_actions", "obs_classes"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
@@ -164,13 +175,16 @@ class DQNCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot work, and set the number of threads."""
         trainer = self._get(self.config, "trainer")
-        for flag, (default, ours) in _MANUAL.items():
+        for flag, (default, ours) in _NOT_OURS.items():
             if trainer.get(flag) != default:
                 raise ConfigError(
                     f"trainer.{flag}: updates are made inside a rollout, where Lightning cannot "
                     f"do this; use {ours}"
                 )
-        if str(trainer.get("precision")) == "16-mixed":
+        name = self._get(self.config, "run_name")
+        if name is not None and (Path(name).name != name or name == ".."):
+            raise ConfigError(f"run_name: must be a plain name of a folder, got {name!r}")
+        if str(trainer.get("precision")) in ("16", "16-mixed"):
             raise ConfigError(NO_16_MIXED)  # on a CPU, Lightning would quietly take another one
         num_threads = self._get(self.config, "num_threads")
         if num_threads is not None:
@@ -178,51 +192,60 @@ class DQNCLI(LightningCLI):
                 raise ConfigError(f"num_threads: must be at least 1, got {num_threads}")
             torch.set_num_threads(num_threads)
 
+    def instantiate_classes(self) -> None:
+        """Make data, module, callbacks and trainer; what they refuse is a setting's fault."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with our callbacks; only `fit` logs and writes into a folder."""
         trainer = self._get(self.config_init, "trainer")
         if self.subcommand != "fit":
             return super().instantiate_trainer(logger=False, enable_progress_bar=False)
-        own_logger = isinstance(trainer.logger, (list, tuple)) or trainer.logger not in (
-            None,
-            True,
-            False,
-        )
-        self.run_folder = RunFolder(
-            RUNS,
-            self._run_name(),
-            self._config_text(),
-            self._resumed_folder(),
-            tensorboard=trainer.logger in (None, True),
-        )
-        callbacks: list[Any] = [self.run_folder, Timing()]
+        callbacks: list[Any] = [self._get(self.config_init, "checkpoints")]
+        if trainer.enable_checkpointing is False:
+            callbacks = []
         if trainer.enable_progress_bar is not False:
             callbacks.append(Progress())
-        if trainer.enable_checkpointing is not False:
-            callbacks.append(Checkpoints())
-        trainer.callbacks = [*callbacks, *(trainer.callbacks or [])]
-        return super().instantiate_trainer(**({} if own_logger else {"logger": False}))
+        default_logger = trainer.logger in (None, True)
+        self.run_folder = RunFolder(
+            RUNS, self._run_name(), self._config_text, self._resumed_folder(), default_logger
+        )
+        trainer.callbacks = [self.run_folder, Timing(), *callbacks, *(trainer.callbacks or [])]
+        if default_logger:
+            kwargs["logger"] = False
+        return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
         """Look at the checkpoint before anything is written."""
         path = self._get(self.config_init, "ckpt_path")
-        if path is not None:
-            self.checkpoint = _read_checkpoint(Path(path))
-            _check_fits(Path(path), self.checkpoint, self.model)
+        if path is None:
+            return
+        self.checkpoint = _read_checkpoint(Path(path))
+        _check_fits(Path(path), self.checkpoint, self.model)
+        if self.subcommand == "fit" and "optimizer_states" not in self.checkpoint:
+            raise ConfigError(f"--ckpt_path: {path} holds weights only; go on from last.ckpt")
 
     def _run_name(self) -> str:
         configs = self._get(self.config, "config") or []
         return self._get(self.config, "run_name") or (Path(configs[-1]).stem if configs else "run")
 
     def _resumed_folder(self) -> Path | None:
+        """The checkpoint's folder, if its run is to go on under its own name."""
         path = self._get(self.config, "ckpt_path")
-        return None if path is None else Path(path).parent
+        beside = Path(path).parent / "config.yaml" if path is not None else None
+        if beside is None or not beside.is_file():
+            return None
+        own_name = yaml.safe_load(beside.read_text()).get("run_name")
+        return beside.parent if own_name == self._run_name() else None
 
-    def _config_text(self) -> str:
+    def _config_text(self, run_name: str) -> str:
         config = self.config["fit"].clone()
         for name in ("config", *self._subcommand_method_arguments["fit"]):
             config.pop(name, None)
-        config["run_name"] = "{run_name}"
+        config["run_name"] = run_name
         text: str = self._parser("fit").dump(config, skip_none=False, skip_validation=True)
         return text
 
@@ -240,7 +263,8 @@ class DQNCLI(LightningCLI):
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.datamodule.stop()
-        self._console.print("stopping after this step, then saving; Ctrl-C again stops at once")
+        message = b"stopping after this step, then saving; Ctrl-C again stops at once\n"
+        os.write(sys.stderr.fileno(), message)  # nothing that takes a lock
 
     @rank_zero_only
     def after_fit(self) -> None:
@@ -283,8 +307,8 @@ class DQNCLI(LightningCLI):
         result = {
             "env_id": self.datamodule.factory.env_id,
             **summary._asdict(),
-            "env_steps": self.datamodule.counts.env_steps,
-            "grad_steps": int(self.checkpoint["global_step"]),
+            "env_steps": self.model.clock.env_steps,
+            "grad_steps": self.model.clock.grad_steps,
             "seed": self.datamodule.test_seed,
         }
         file = Path(path).parent / "test.json"

@@ -63,13 +63,11 @@ class Collector:
             actions = self.actor(act, self.replay.current_obs(), self.counts.env_steps)
         try:
             obs, reward, terminated, truncated, _ = self.envs.step(actions)
+        except EnvironmentFailure as error:  # says which; what it raised is the cause
+            raise self._failure(str(error)) from error.__cause__ or error
         except Exception as error:
-            number = getattr(error, "environment_number", None)
-            which = "the vector environment" if number is None else f"environment {number}"
-            raise EnvironmentFailure(
-                f"{which} raised {type(error).__name__} after environment step "
-                f"{self.counts.env_steps}: {error}"
-            ) from error
+            what = f"the vector environment raised {type(error).__name__}: {error}"
+            raise self._failure(what) from error
         self.replay.write(actions, reward, terminated, truncated, obs)
         self._returns += reward
         self._durations += ~boundary
@@ -78,6 +76,9 @@ class Collector:
         episodes = self._finished(ended, env_steps) if np.count_nonzero(ended) else []
         self.counts = Counts(env_steps, self.counts.episodes + len(episodes))
         return episodes
+
+    def _failure(self, what: str) -> EnvironmentFailure:
+        return EnvironmentFailure(f"after environment step {self.counts.env_steps}, {what}")
 
     def _finished(self, ended: np.ndarray[Any, Any], env_steps: int) -> list[Episode]:
         episodes = [

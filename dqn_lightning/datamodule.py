@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any, cast
 
 import gymnasium as gym
@@ -121,9 +122,10 @@ class DQNDataModule(LightningDataModule):
             total_env_steps=total_env_steps,
             total_episodes=total_episodes,
         )
-        self.counts = Counts(0, 0)  # of the run, or of the run that a loaded checkpoint came from
         self.dataset: ReplayDataset | None = None
         self._state: dict[str, Any] = {}  # where the last run stood
+        self._stopped = False
+        self._closing: list[Collector] = []
         self._check_settings()
         self.factory = EnvFactory(env_id, env_kwargs or {}, wrappers or [])
         self._read_spaces()
@@ -146,23 +148,26 @@ class DQNDataModule(LightningDataModule):
     # Lightning's hooks --------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Make what training needs; evaluations make their own."""
-        if stage != "fit" or self.dataset is not None:
+        """Make what training needs; evaluations make their own when they come."""
+        if stage != "fit":
             return
         assert self.trainer is not None
+        if self.trainer.min_steps or self.trainer.min_epochs:
+            raise ConfigError("trainer.min_steps, trainer.min_epochs: use data.total_env_steps")
         for pattern in (".*has `__len__` defined.*", ".*your dataloader is not resumable.*"):
             warnings.filterwarnings("ignore", pattern)  # its length is meant, its state is ours
         # So callbacks that watch evaluations look after each of them, not at the end of an epoch.
         self.trainer.check_val_every_n_epoch = None
         self.trainer.val_check_interval = 1
         needed = 1 if self.sampler.replacement else self.rhythm.batch_size
-        enough = needed + self.num_envs * (self.n_step - 1)
-        rhythm = self.rhythm
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it untyped
-            rhythm = replace(rhythm, learning_starts_env_steps=0)
-        self._enough_env_steps = max(rhythm.learning_starts_env_steps, enough)
-        rhythm = replace(rhythm, learning_starts_env_steps=self._enough_env_steps)
-        self.dataset = ReplayDataset(self._make_collector(), rhythm, self._end_training)
+        self._enough_env_steps = needed + self.num_envs * (self.n_step - 1)
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it untyped
+            starts = self.rhythm.learning_starts_env_steps
+            self._enough_env_steps = max(starts, self._enough_env_steps)
+        rhythm = replace(self.rhythm, learning_starts_env_steps=self._enough_env_steps)
+        self.dataset = ReplayDataset(
+            self._make_collector(), rhythm, lambda: self._stopped, self._end_training
+        )
 
     def train_dataloader(self) -> ReplayDataset:
         """The stream of rollouts."""
@@ -171,27 +176,32 @@ class DQNDataModule(LightningDataModule):
 
     def val_dataloader(self) -> "_Items":
         """One evaluation."""
-        return _Items([self._make_evaluation(self.eval_episodes, self.eval_seed)])
+        return _Items([self._evaluation(self.eval_episodes, self.eval_seed, self.eval_epsilon)])
 
     def test_dataloader(self) -> "_Items":
         """One evaluation, on seeds of its own."""
-        return _Items([self._make_evaluation(self.test_episodes, self.test_seed)])
+        return _Items([self._evaluation(self.test_episodes, self.test_seed, self.eval_epsilon)])
 
     def predict_dataloader(self) -> "_Items":
-        """One batch of the given observations, or episodes one by one."""
+        """One batch of the given observations, or greedy episodes one by one."""
         if self.observations is not None:
             return _Items([self._load_observations(self.observations)])
-        return _Items(
-            [self._make_evaluation(1, self.test_seed + i) for i in range(self.eval_episodes)]
-        )
+        make = cache(partial(self._make_eval_collector, 1, 0.0))
+        seeds = range(self.test_seed, self.test_seed + self.eval_episodes)
+        return _Items([Evaluation(make, episodes=1, seed=seed) for seed in seeds])
 
     def teardown(self, stage: str) -> None:
-        """Close the training environments and let the replay go."""
-        if stage == "fit" and self.dataset is not None:
+        """Close all environments and let the replay go."""
+        if self.dataset is not None and stage == "fit":
             self._state = self.state_dict()
-            self.counts = self.dataset.collector.counts
-            self.dataset.collector.envs.close()
             self.dataset = None
+        for collector in self._closing:
+            collector.envs.close()
+        self._closing.clear()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Close what a failed run leaves open."""
+        self.teardown("fit")
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands."""
@@ -205,22 +215,21 @@ class DQNDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting; the replay is filled anew before learning goes on."""
-        self.counts = Counts(state_dict["env_steps"], state_dict["episodes"])
         if self.dataset is None:
             return
-        self.dataset.collector.counts = self.dataset.collector.counts_before_step = self.counts
+        counts = Counts(state_dict["env_steps"], state_dict["episodes"])
+        self.dataset.collector.counts = self.dataset.collector.counts_before_step = counts
         self.dataset.boundary = state_dict["boundary"]
         self.dataset.next_update = state_dict["next_update"]
-        self.dataset.skip_updates(self.counts.env_steps + self._enough_env_steps)
+        self.dataset.skip_updates(counts.env_steps + self._enough_env_steps)
         rank_zero_info(
-            f"going on from environment step {self.counts.env_steps} with an empty replay: "
-            f"learning starts again after {self._enough_env_steps} more"
+            f"going on from environment step {counts.env_steps:,} with an empty replay: "
+            f"learning starts again after {self._enough_env_steps:,} more"
         )
 
     def stop(self) -> None:
-        """End training after the current environment step; safe in a signal handler."""
-        if self.dataset is not None:
-            self.dataset.stop()
+        """End training after its current step, an evaluation at once; safe in a signal handler."""
+        self._stopped = True
 
     def _end_training(self) -> None:
         assert self.trainer is not None
@@ -237,20 +246,25 @@ class DQNDataModule(LightningDataModule):
         actor = EpsilonGreedy(self.epsilon, self.num_actions, np.random.default_rng(actor_seed))
         envs = self.factory.make_vector(self.num_envs, self.vectorization)
         collector = Collector(envs, replay, actor)
+        self._closing.append(collector)
         collector.reset(_int31(env_seed))
         return collector
 
-    def _make_evaluation(self, episodes: int, seed: int) -> Evaluation:
-        num_envs = min(episodes, _MAX_EVAL_ENVS)
-        slots = self.frame_stack + 2
-        return Evaluation(
-            self.factory.make_vector(num_envs, "auto"),
-            self._make_replay(slots * num_envs, num_envs, np.random.SeedSequence(seed), n_step=1),
-            episodes=episodes,
-            seed=seed,
-            epsilon=self.eval_epsilon,
-            num_actions=self.num_actions,
+    def _evaluation(self, episodes: int, seed: int, epsilon: float) -> Evaluation:
+        make = cache(partial(self._make_eval_collector, min(episodes, _MAX_EVAL_ENVS), epsilon))
+        return Evaluation(make, episodes=episodes, seed=seed, stopped=lambda: self._stopped)
+
+    def _make_eval_collector(self, num_envs: int, epsilon: float) -> Collector:
+        as_training: Vectorization = (
+            "auto" if self.vectorization == "single" else self.vectorization
         )
+        envs = self.factory.make_vector(num_envs, as_training)
+        newest = (self.frame_stack + 2) * num_envs  # rows
+        replay = self._make_replay(newest, num_envs, np.random.SeedSequence(0), n_step=1)
+        actor = EpsilonGreedy(Constant(epsilon), self.num_actions, np.random.default_rng(0))
+        collector = Collector(envs, replay, actor)
+        self._closing.append(collector)
+        return collector
 
     def _make_replay(
         self,
@@ -277,8 +291,9 @@ class DQNDataModule(LightningDataModule):
                 obs = torch.from_numpy(np.load(path))
             else:
                 obs = torch.load(path, weights_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"data.observations: {path} cannot be read: {error}") from error
+        except Exception as error:  # files that are something else raise many kinds
+            kind = type(error).__name__
+            raise ConfigError(f"data.observations: {path} cannot be read ({kind})") from error
         if tuple(obs.shape[1:]) != self.obs_shape:
             raise ConfigError(
                 f"data.observations: {path} holds {list(obs.shape)}, "
@@ -289,24 +304,13 @@ class DQNDataModule(LightningDataModule):
     # Checks -------------------------------------------------------------------------------------
 
     def _check_settings(self) -> None:
-        positive = {
-            name: getattr(self, name)
-            for name in ("num_envs", "capacity", "n_step", "frame_stack", "eval_episodes")
-        }
-        positive["test_episodes"] = self.test_episodes
-        positive |= {
-            name: value
-            for name, value in vars(self.rhythm).items()
-            if value is not None and name != "learning_starts_env_steps"
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ConfigError(f"data.{name}: must be at least 1, got {value}")
-        if self.rhythm.learning_starts_env_steps < 0:
-            raise ConfigError(
-                "data.learning_starts_env_steps: must not be negative, "
-                f"got {self.rhythm.learning_starts_env_steps}"
-            )
+        names = ("num_envs", "capacity", "n_step", "frame_stack", "eval_episodes", "test_episodes")
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"data.{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "eval_seed", "test_seed"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"data.{name}: must not be negative, got {getattr(self, name)}")
         if not 0 <= self.gamma <= 1:
             raise ConfigError(f"data.gamma: must lie in [0, 1], got {self.gamma}")
         self._check_epsilon()
@@ -331,11 +335,18 @@ class DQNDataModule(LightningDataModule):
                 f"{self.num_envs} environments; n_step {self.n_step} with frame_stack "
                 f"{self.frame_stack} needs {window}, so at least {window * self.num_envs}"
             )
-        most = (slots - self.n_step) * self.num_envs
-        if not self.sampler.replacement and self.rhythm.batch_size > most:
+        # Episodes of one step leave every other row a boundary row; more can always be drawn.
+        always = 1 + (slots - window) // 2
+        batch_size = self.rhythm.batch_size
+        if not self.sampler.replacement and batch_size > always * self.num_envs:
+            needed = (2 * (-(-batch_size // self.num_envs) - 1) + window) * self.num_envs
             raise ConfigError(
-                f"data.batch_size: {self.rhythm.batch_size} rows without replacement can never be "
-                f"drawn from a replay of data.capacity {self.capacity}, at most {most} can"
+                f"data.batch_size: {batch_size} rows without replacement cannot always be drawn "
+                f"from a replay of data.capacity {self.capacity}; it takes {needed}"
+            )
+        if batch_size > self.capacity:
+            raise ConfigError(
+                f"data.batch_size: {batch_size} is more than data.capacity {self.capacity}"
             )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch.utils.data import IterableDataset
 
 from dqn_lightning.collector import Collector, Counts
+from dqn_lightning.errors import ConfigError
 from dqn_lightning.types import Act, Batch, Episode
 
 
@@ -25,6 +26,9 @@ class Rhythm:
         eval_every_env_steps: Evaluations are due at each multiple; never if None.
         total_env_steps: The run's end; none if None.
         total_episodes: Its end in finished episodes; whichever comes first.
+
+    Raises:
+        ConfigError: If a number is not positive (`learning_starts_env_steps` may be 0).
     """
 
     batch_size: int
@@ -35,6 +39,13 @@ class Rhythm:
     eval_every_env_steps: int | None = None
     total_env_steps: int | None = None
     total_episodes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse periods and sizes that cannot work."""
+        for name, value in vars(self).items():
+            least = 0 if name == "learning_starts_env_steps" else 1
+            if value is not None and value < least:
+                raise ConfigError(f"data.{name}: must be at least {least}, got {value}")
 
     def update_due_at(self, number: int) -> int:
         """The count at which update `number` (from 0) is due."""
@@ -77,6 +88,7 @@ class ReplayDataset(IterableDataset["Rollout"]):
     Args:
         collector: Steps the environments and fills the replay.
         rhythm: When what is due.
+        stopped: Whether the run was asked to end after its current environment step.
         on_end: Called when the run has ended, before iteration stops.
     """
 
@@ -84,14 +96,15 @@ class ReplayDataset(IterableDataset["Rollout"]):
         self,
         collector: Collector,
         rhythm: Rhythm,
+        stopped: Callable[[], bool] = lambda: False,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.collector = collector
         self.rhythm = rhythm
+        self.stopped = stopped
         self.on_end = on_end
         self.boundary = 0  # the count at which the last whole rollout ended
         self.next_update = 0  # number of the next update that falls due
-        self._stopped = False
 
     def __len__(self) -> int:
         """A number of rollouts that is never reached."""
@@ -106,11 +119,7 @@ class ReplayDataset(IterableDataset["Rollout"]):
     @property
     def over(self) -> bool:
         """Whether the run has ended, or was asked to."""
-        return self._stopped or self.rhythm.over(self.boundary, self.collector.counts.episodes)
-
-    def stop(self) -> None:
-        """End the run after the current environment step and its updates. Signal-safe."""
-        self._stopped = True
+        return self.stopped() or self.rhythm.over(self.boundary, self.collector.counts.episodes)
 
     def skip_updates(self, env_steps: int) -> None:
         """No update before this count: those due earlier are left out."""
@@ -125,13 +134,14 @@ class Rollout:
     iterable itself, because whatever iterates a Lightning batch would step the environments.
 
     Attributes:
+        end: The count of environment steps at which it ends, if nothing ends the run before.
         episodes: Those that have ended in it so far.
         complete: Whether its end was reached.
     """
 
     def __init__(self, dataset: ReplayDataset) -> None:
         self._dataset = dataset
-        self._end = dataset.rhythm.boundary_after(dataset.boundary)
+        self.end = dataset.rhythm.boundary_after(dataset.boundary)
         self.episodes: list[Episode] = []
         self.complete = False
 
@@ -153,20 +163,20 @@ class Rollout:
     @property
     def evaluation_due(self) -> bool:
         """Whether an evaluation is due now that it is complete."""
-        return self.complete and self._dataset.rhythm.evaluation_due(self._end)
+        return self.complete and self._dataset.rhythm.evaluation_due(self.end)
 
     def __call__(self, act: Act) -> Iterator[Batch]:
         """Step the environments with `act`; yield a batch for every update that falls due."""
         dataset, collector = self._dataset, self._dataset.collector
         while True:
             due = dataset.rhythm.update_due_at(dataset.next_update)
-            next_stop = min(due, self._end)
+            next_stop = min(due, self.end)
             while collector.counts.env_steps < next_stop:
                 if dataset.over:
                     return
                 self.episodes += collector.step(act)
-            if due > self._end:
-                dataset.boundary = self._end
+            if due > self.end:
+                dataset.boundary = self.end
                 self.complete = True
                 return
             dataset.next_update += 1

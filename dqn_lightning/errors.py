@@ -5,8 +5,8 @@ class ConfigError(ValueError):
     """A setting that cannot work. The message names the flag, its value and what would be right."""
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; training has stopped."""
+class NonFiniteError(RuntimeError):
+    """The loss or the weights became NaN or infinite; training has stopped."""
 
 
 class EnvironmentFailure(RuntimeError):  # noqa: N818  (it is the environment that failed, not us)

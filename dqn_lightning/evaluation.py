@@ -1,16 +1,12 @@
 """Plays whole episodes and disturbs nothing."""
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 
-from dqn_lightning.actor import EpsilonGreedy
 from dqn_lightning.collector import Collector
-from dqn_lightning.replay import ReplayBuffer
-from dqn_lightning.schedules import Constant
+from dqn_lightning.errors import EnvironmentFailure
 from dqn_lightning.types import Act, Episode
 
 
@@ -22,44 +18,50 @@ class Evaluation:
     preferred.
 
     Args:
-        envs: A vector environment nobody else uses, of at most as many environments as episodes.
-        replay: Holds the newest frames only, for the stack of observations.
+        make_collector: Gives a collector nobody else uses, made when it is first needed. Its replay
+            holds the newest frames only, for the stack of observations.
         episodes: Episodes to play.
         seed: Environment i starts with `seed + i`.
-        epsilon: Probability of a random action.
-        num_actions: Number of actions A.
+        stopped: Whether to stop at once.
     """
 
     def __init__(
         self,
-        envs: VectorEnv[Any, Any, Any],
-        replay: ReplayBuffer,
+        make_collector: Callable[[], Collector],
         *,
         episodes: int,
         seed: int,
-        epsilon: float,
-        num_actions: int,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.episodes = episodes
         self.seed = seed
-        rng = np.random.default_rng(seed)
-        self._actor = EpsilonGreedy(Constant(epsilon), num_actions, rng)
-        self._collector = Collector(envs, replay, self._actor)
-        share, rest = divmod(episodes, envs.num_envs)
-        self._shares = [share + (i < rest) for i in range(envs.num_envs)]
+        self._make_collector = make_collector
+        self._stopped = stopped
 
     def __call__(self, act: Act) -> list[Episode]:
-        """Play; gives the episodes in the order in which they ended."""
-        self._actor.rng = np.random.default_rng(self.seed)
-        self._collector.reset(self.seed)
+        """Play; gives the episodes in the order in which they ended, fewer if it was stopped.
+
+        Raises:
+            EnvironmentFailure: If an environment raised.
+        """
+        collector = self._make_collector()
+        collector.actor.rng = np.random.default_rng(self.seed)
+        collector.reset(self.seed)
+        share, rest = divmod(self.episodes, collector.envs.num_envs)
+        left = [share + (i < rest) for i in range(collector.envs.num_envs)]
         played: list[Episode] = []
-        number = Counter[int]()
-        while len(played) < self.episodes:
-            for episode in self._collector.step(act):
-                if number[episode.env] < self._shares[episode.env]:
-                    number[episode.env] += 1
+        while len(played) < self.episodes and not self._stopped():
+            for episode in self._step(collector, act):
+                if left[episode.env] > 0:
+                    left[episode.env] -= 1
                     played.append(episode)
         return played
+
+    def _step(self, collector: Collector, act: Act) -> list[Episode]:
+        try:
+            return collector.step(act)
+        except EnvironmentFailure as error:
+            raise EnvironmentFailure(f"in an evaluation: {error}") from error.__cause__
 
 
 class Summary(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dqn_lightning.dataset import Rollout
 from dqn_lightning.engines import Eager, GradTransform
-from dqn_lightning.errors import ConfigError, NonFiniteLossError
+from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.evaluation import Evaluation, Summary, summarize
 from dqn_lightning.losses import DQN, Objective, ObjectiveOutput
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
@@ -80,7 +80,6 @@ class DQNModule(LightningModule):
         self._make_lr_scheduler = lr_scheduler
         self.clock = Clock(0, 0, 0)  # where the run stood when this module last learned
         self.summary: Summary | None = None  # of the newest evaluation
-        self._means = _Means()
 
     # Acting -------------------------------------------------------------------------------------
 
@@ -103,7 +102,10 @@ class DQNModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and its schedule if there is one."""
-        optimizer = self._make_optimizer(self.online.parameters())
+        try:
+            optimizer = self._make_optimizer(self.online.parameters())
+        except ValueError as error:
+            raise ConfigError(f"model.optimizer: {error}") from error
         if self._make_lr_scheduler is None:
             return optimizer
         scheduler = self._make_lr_scheduler(optimizer)
@@ -136,8 +138,9 @@ class DQNModule(LightningModule):
         self._nvml_check = os.environ.pop(_NVML_CHECK, None)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
+        self._means = _Means()
         self._policy: Act = self.act
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and type(self).act is DQNModule.act:
             self._policy = greedy_policy(self.online)
         self._engine = Eager(
             self.online, self.target, self.objective, optimizer, self.grad_transforms
@@ -153,7 +156,7 @@ class DQNModule(LightningModule):
         """Run a rollout: one update per batch that it streams.
 
         Raises:
-            NonFiniteLossError: If the loss is NaN or infinite when values are logged.
+            NonFiniteError: If the loss is NaN or infinite when values are logged.
         """
         counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         scheduler: Any = self.lr_schedulers()
@@ -167,11 +170,14 @@ class DQNModule(LightningModule):
                 if scheduler is not None:
                     scheduler.step()
                 self._notify(Clock(*rollout.counts, self.global_step))
-                if self.global_step % log_every == 0:
+                if log_every and self.global_step % log_every == 0:
                     self._log_means(rollout)
                 if self.global_step == self.trainer.max_steps:
                     break
         self.clock = Clock(*rollout.counts, self.global_step)
+        # So what Lightning itself logs, as LearningRateMonitor does, has environment steps as its x
+        # axis too. It numbers steps from 0, and adds 1 after the batch.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = rollout.end - 2
 
     def on_train_batch_end(self, outputs: Any, batch: Rollout, batch_idx: int) -> None:
         """Have Lightning evaluate now if, and only if, an evaluation is due."""
@@ -194,12 +200,13 @@ class DQNModule(LightningModule):
     def _log_means(self, rollout: Rollout) -> None:
         values = self._means.take()  # host-device sync
         if not all(map(math.isfinite, values.values())):
-            raise NonFiniteLossError(
+            raise NonFiniteError(
                 f"the loss is not finite at update {self.global_step}, environment step "
                 f"{rollout.counts.env_steps}: {values}; a smaller learning rate "
                 "(model.optimizer) or gradient_clamp may help"
             )
         values["train/epsilon"] = rollout.epsilon
+        values["train/learning_rate"] = self._engine.optimizer.param_groups[0]["lr"]
         self.log_metrics(values, rollout.counts.env_steps)
 
     # Evaluating ---------------------------------------------------------------------------------
@@ -207,7 +214,7 @@ class DQNModule(LightningModule):
     def validation_step(self, evaluation: Evaluation, batch_idx: int) -> None:
         """Play and log `eval/…`."""
         values = self._evaluate(evaluation, "eval")
-        if self._is_fitting and not self.trainer.sanity_checking:
+        if values and self._is_fitting and not self.trainer.sanity_checking:
             self.log_metrics(values, self.clock.env_steps)
 
     def test_step(self, evaluation: Evaluation, batch_idx: int) -> None:
@@ -241,8 +248,12 @@ class DQNModule(LightningModule):
         }
 
     def _evaluate(self, evaluation: Evaluation, prefix: str) -> dict[str, float]:
-        self.summary = summary = summarize(evaluation(self.act))
-        values = {f"{prefix}/{name}": float(value) for name, value in summary._asdict().items()}
+        episodes = evaluation(self.act)
+        if len(episodes) < evaluation.episodes:  # it was stopped, and says nothing
+            self.summary = None
+            return {}
+        self.summary = summarize(episodes)
+        values = {f"{prefix}/{k}": float(value) for k, value in self.summary._asdict().items()}
         # During fit, Lightning's own logging would put its count of batches on the x axis.
         with warnings.catch_warnings():
             # Results of `trainer.test` are what was logged, so it must be, logger or none.
@@ -257,10 +268,15 @@ class DQNModule(LightningModule):
     # Saving -------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep plain hyperparameters only, so that the file loads with `weights_only=True`."""
+        """Add the clock; keep plain hyperparameters only, so that `weights_only=True` loads it."""
+        checkpoint["clock"] = list(self.clock)
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in [name for name, value in hyper_parameters.items() if not _is_plain(value)]:
             del hyper_parameters[name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the clock."""
+        self.clock = Clock(*checkpoint["clock"])
 
 
 class _Means:

@@ -1,5 +1,6 @@
 """The command line as a user types it; most cases in this process, for speed."""
 
+import csv
 import json
 import os
 import re
@@ -8,11 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 from dqn_lightning import DQNModule
 from dqn_lightning.cli import main, with_config
@@ -150,6 +154,64 @@ def test_checkpoints_load_without_the_command_line(run: Path) -> None:
     assert "optimizer_states" not in best
 
 
+def test_a_finished_run_that_is_gone_on_with_says_where_it_stands(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--ckpt_path", str(run / "last.ckpt")]) == 0
+    assert "600 environment steps" in capsys.readouterr().out
+    with (run / "timing.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["env_steps"] for row in rows] == ["600", "600"]
+    elapsed = [float(row["time/elapsed_s"]) for row in rows]
+    assert elapsed[1] > elapsed[0] - 0.1  # it counts on from where the checkpoint was written
+
+
+def test_another_name_begins_another_run_from_a_checkpoint(run: Path) -> None:
+    before = everything(run)
+    again = ["fit", "--ckpt_path", str(run / "last.ckpt"), "--run_name=it's other"]
+    assert main([*again, "--data.total_env_steps=800"]) == 0
+    assert everything(run) == before
+    config = yaml.safe_load(Path("checkpoints/it's other/config.yaml").read_text())
+    assert config["run_name"] == "it's other"
+
+
+def test_callbacks_of_lightning_write_into_the_runs_folder_over_environment_steps() -> None:
+    flags = [
+        "--trainer.callbacks+=ModelCheckpoint",
+        "--trainer.callbacks+=LearningRateMonitor",
+        "--trainer.callbacks.logging_interval=step",
+        "--data.rollout_env_steps=100",
+    ]
+    assert fit(*flags) == 0
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["cartpole"]
+    assert list(Path("checkpoints/cartpole/checkpoints").glob("*.ckpt"))
+    with Path("checkpoints/cartpole/metrics.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    monitored = [int(row["env_steps"]) for row in rows if row["lr-Adam"]]
+    assert monitored == [99, 199, 299, 399, 499]
+    assert {row["train/learning_rate"] for row in rows} == {"", "0.0023"}
+
+
+def test_last_is_written_at_periods_without_evaluations() -> None:
+    saved = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            file = Path("checkpoints/cartpole/last.ckpt")
+            saved.append(file.stat().st_mtime_ns if file.exists() else 0)
+
+    globals()["Watch"] = Watch
+    flags = [
+        "--data.eval_every_env_steps=null",
+        "--data.rollout_env_steps=100",
+        "--checkpoints.every_n_env_steps=250",
+        "--trainer.callbacks+=tests.test_cli.Watch",
+    ]
+    assert fit(*flags) == 0
+    written = [i for i in range(1, len(saved)) if saved[i] != saved[i - 1]]
+    assert written == [3, 5]  # after the rollouts in which 250 and 500 were passed
+
+
 def test_a_run_goes_on_in_its_own_folder(run: Path) -> None:
     lines = (run / "metrics.csv").read_text().splitlines()
     again = ["fit", "--ckpt_path", str(run / "last.ckpt"), "--data.total_env_steps=1000"]
@@ -177,7 +239,11 @@ def test_fast_dev_run_writes_nothing() -> None:
 
 
 def test_settings_can_be_printed_and_help_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["fit", "--print_config"], ["fit", "--help"], ["--help"]):
+    commands = ("fit", "validate", "test", "predict")
+    for arguments in (
+        *([c, flag] for c in commands for flag in ("--help", "--print_config")),
+        ["-h"],
+    ):
         with pytest.raises(SystemExit) as info:
             main(arguments, default_config=CARTPOLE)
         assert info.value.code == 0
@@ -188,6 +254,9 @@ def test_settings_can_be_printed_and_help_asked_for(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_config_trains(config: Path) -> None:
+    env_id = yaml.safe_load(config.read_text())["data"]["env_id"]
+    if env_id not in gym.registry:
+        pytest.skip(f"this Gymnasium has no {env_id}")
     flags = ["--trainer.max_steps=2", "--data.learning_starts_env_steps=200"]
     flags += ["--data.eval_every_env_steps=null"]
     assert main(["fit", "--config", str(config), *flags]) == 0
@@ -229,7 +298,7 @@ def test_a_checkpoints_own_config_is_taken_and_flags_win(run: Path) -> None:
                 "--data.sampler=dqn_lightning.replay.Uniform",
                 "--data.sampler.replacement=false",
             ],
-            r"data\.batch_size: 64 rows without replacement .* at most 49",
+            r"data\.batch_size: 64 rows without replacement .* it takes 129",
         ),
         (["--data.capacity=2"], r"data\.capacity: 2 rows .* at least 3"),
         (["--data.capacity=30", "--data.num_envs=8", "--data.n_step=4"], r"at least 48"),
@@ -252,6 +321,17 @@ def test_a_checkpoints_own_config_is_taken_and_flags_win(run: Path) -> None:
         (["--ckpt_path=nowhere.ckpt"], r"ckpt_path: there is no file nowhere\.ckpt"),
         (["--data.capacit=3"], r"capacit"),
         (["--data.colour=red"], r"colour"),
+        (["--data.batch_size=300", "--data.capacity=200"], r"data\.batch_size: 300 is more than"),
+        (["--data.epsilon.init_args.steps=0"], r"Linear: steps must be at least 1"),
+        (["--data.seed=-1"], r"data\.seed: must not be negative"),
+        (["--data.eval_episodes=0"], r"data\.eval_episodes"),
+        (["--episode_log.window=0"], r"episode_log\.window: must be at least 1"),
+        (["--checkpoints.every_n_minutes=0"], r"checkpoints\.every_n_minutes: must be positive"),
+        (["--model.network.init_args.widths=[0]"], r"widths must be at least 1"),
+        (["--model.optimizer.init_args.lr=-1"], r"model\.optimizer: .*learning rate"),
+        (["--trainer.precision=16"], r"use bf16-mixed"),
+        (["--trainer.min_steps=9"], r"trainer\.min_steps: .* use data\.total_env_steps"),
+        (["--run_name=../out"], r"run_name: must be a plain name"),
     ],
 )
 def test_bad_input_names_the_flag_and_writes_nothing(
@@ -291,6 +371,9 @@ def test_a_checkpoint_that_is_not_whole_or_of_other_spaces_is_refused(
     error = capsys.readouterr().err
     assert re.search(r"of another network or environment \(observations \(4,\), 2 actions\)", error)
     assert everything(run) == before
+    assert main(["fit", "--ckpt_path", str(run / "best.ckpt")]) == 2
+    assert "holds weights only" in capsys.readouterr().err
+    assert everything(run) == before
     (run / "config.yaml").unlink()
     assert main(["test", "--ckpt_path", str(run / "last.ckpt")]) == 2
     assert "no config.yaml beside" in capsys.readouterr().err
@@ -305,6 +388,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_code_1(
     assert fit("--model.optimizer.init_args.lr=1e30", "--data.eval_every_env_steps=null") == 1
     assert re.search(r"error: the loss is not finite at update \d+", capsys.readouterr().err)
     assert not Path("checkpoints/cartpole/last.ckpt").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model.optimizer.init_args.lr=1e38", "--trainer.log_every_n_steps=100000"]
+    assert fit(*flags) == 1
+    captured = capsys.readouterr()
+    assert re.search(r"error: weights are not finite at update \d+, so best.ckpt", captured.err)
+    assert "best evaluation" not in captured.out
+    assert not list(Path("checkpoints/cartpole").glob("*.ckpt"))
 
 
 def start(*flags: str) -> subprocess.Popen[str]:
@@ -339,6 +431,38 @@ def test_ctrl_c_saves_and_ends_with_130(vectorization: str) -> None:
     last = torch.load("checkpoints/cartpole/last.ckpt", weights_only=True)
     reached = last["DQNDataModule"]["env_steps"]
     assert f"{reached:,} environment steps" in output
+
+
+def interrupt(process: subprocess.Popen[str], after: str) -> str:
+    """Send Ctrl-C once the output says `after`; gives the rest of the output."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if after in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    return output
+
+
+def test_ctrl_c_while_environments_are_made_is_not_lost() -> None:
+    process = start("--data.env_id=tests.toy:toy/Slow-v0", "--data.num_envs=2")
+    output = interrupt(process, after="replay: ")
+    assert process.returncode == 130, output
+    last = torch.load("checkpoints/cartpole/last.ckpt", weights_only=True)
+    assert last["DQNDataModule"]["env_steps"] == 0
+
+
+def test_ctrl_c_ends_an_evaluation_that_never_would() -> None:
+    flags = ["--data.env_id=tests.toy:toy/Endless-v0", "--data.eval_every_env_steps=10"]
+    process = start(*flags)
+    wait_for(Path("checkpoints/cartpole/config.yaml"), process)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert Path("checkpoints/cartpole/last.ckpt").exists()
+    assert not Path("checkpoints/cartpole/best.ckpt").exists()
 
 
 def test_an_environment_that_raises_ends_the_run_with_its_traceback() -> None:

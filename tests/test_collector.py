@@ -127,7 +127,7 @@ def test_the_actor_is_not_asked_where_all_environments_reset() -> None:
     assert len(asked) == collector.counts.env_steps < 60
 
 
-@pytest.mark.parametrize("vectorization", ["single", "sync"])
+@pytest.mark.parametrize("vectorization", ["single", "sync", "async"])
 def test_an_environment_that_raises_is_named_with_its_step(vectorization: Vectorization) -> None:
     num_envs = 1 if vectorization == "single" else 2
     envs = EnvFactory("toy/Walk-v0", {"fail_at": 5}).make_vector(num_envs, vectorization)
@@ -136,7 +136,8 @@ def test_an_environment_that_raises_is_named_with_its_step(vectorization: Vector
     collector.reset(0)
     with pytest.raises(EnvironmentFailure, match=r"environment 0 raised ZeroDivisionError") as info:
         step_until_it_fails(collector)
-    assert isinstance(info.value.__cause__, ZeroDivisionError)
+    if vectorization != "async":  # a worker's exception stays there, its words come out
+        assert isinstance(info.value.__cause__, ZeroDivisionError)
     assert f"after environment step {collector.counts.env_steps}" in str(info.value)
 
 

@@ -108,10 +108,10 @@ def test_a_stopped_run_can_be_picked_up_where_it_stopped() -> None:
         for _ in rollout(zeros):
             first.append(dataset.collector.counts.env_steps)
             if len(first) == 17:
-                dataset.stop()
+                dataset.stopped = lambda: True
         assert not rollout.complete
     assert len(first) == 17
-    dataset._stopped = False
+    dataset.stopped = lambda: False
     assert first + updates(dataset) == whole
 
 

@@ -10,7 +10,7 @@ from dqn_lightning.types import Episode
 
 def make(episodes: int, epsilon: float = 0.0, env_id: str = "toy/Walk-v0") -> Evaluation:
     data = DQNDataModule(env_id, eval_epsilon=epsilon)
-    return data._make_evaluation(episodes, seed=5)
+    return data._evaluation(episodes, seed=5, epsilon=epsilon)
 
 
 def two(obs: Tensor) -> Tensor:

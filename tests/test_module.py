@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Mode
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from dqn_lightning import ConfigError, DQNDataModule, DQNModule, NonFiniteLossError
+from dqn_lightning import ConfigError, DQNDataModule, DQNModule, NonFiniteError
 from dqn_lightning.callbacks import EpisodeLog, GradientClamp, TargetSync
 from dqn_lightning.networks import MLP
 from dqn_lightning.types import Clock
@@ -282,7 +282,7 @@ def test_a_plateau_scheduler_is_refused() -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_step() -> None:
     module, data = make(module={"optimizer": partial(torch.optim.SGD, lr=1e30)})
-    with pytest.raises(NonFiniteLossError, match=r"at update \d+, environment step \d+"):
+    with pytest.raises(NonFiniteError, match=r"at update \d+, environment step \d+"):
         train(module, data, log_every_n_steps=5)
 
 

@@ -1,5 +1,6 @@
 """Small environments whose every number can be told from outside."""
 
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -56,11 +57,29 @@ class Spaces(gym.Env[Any, Any]):
         return self.observation_space.sample(), 1.0, True, False, {}
 
 
+class Endless(Walk):
+    """Episodes that never end."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, False, info
+
+
+class Slow(Walk):
+    """Takes a second to make."""
+
+    def __init__(self) -> None:
+        time.sleep(1.0)
+        super().__init__()
+
+
 def register() -> None:
     """Make them known to Gymnasium, once."""
     if "toy/Walk-v0" not in gym.registry:
         gym.register("toy/Walk-v0", Walk)
         gym.register("toy/Spaces-v0", Spaces)
+        gym.register("toy/Endless-v0", Endless)
+        gym.register("toy/Slow-v0", Slow)
 
 
 register()

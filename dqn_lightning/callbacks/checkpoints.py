@@ -1,7 +1,7 @@
 """Writes the run's checkpoints."""
 
 import os
-import warnings
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from dqn_lightning.dataset import Rollout
+from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.module import DQNModule
 from dqn_lightning.types import Clock
 
@@ -17,26 +19,57 @@ from dqn_lightning.types import Clock
 class Checkpoints(Checkpoint):
     """Keeps `best.ckpt`, the weights of the best evaluation, and `last.ckpt`, everything.
 
-    `last.ckpt` is written after each evaluation and when training ends; `best.ckpt` when an
-    evaluation is better than all before it, so of equals it is the first. A file is replaced only
-    by a whole one, and weights that are not finite are never written.
+    `best.ckpt` is written when an evaluation is better than all before it, so of equals it is the
+    first. `last.ckpt` is written after each evaluation, at the end of the rollout in which a period
+    has passed, and when training ends. A file is replaced only by a whole one.
 
     Lightning's ModelCheckpoint counts Lightning's steps, and forgets the best score where a
     checkpoint lies between a due evaluation and its result.
 
     Args:
         monitor: The evaluation's value to compare; greater is better.
+        every_n_env_steps: Environment steps between writings of `last.ckpt`; none if None.
+        every_n_minutes: Minutes between them; none if None.
+
+    Raises:
+        ConfigError: If a period is not positive.
     """
 
-    def __init__(self, monitor: str = "eval/return_mean") -> None:
+    def __init__(
+        self,
+        monitor: str = "eval/return_mean",
+        every_n_env_steps: int | None = None,
+        every_n_minutes: float | None = 10.0,
+    ) -> None:
+        periods = {"every_n_env_steps": every_n_env_steps, "every_n_minutes": every_n_minutes}
+        for name, period in periods.items():
+            if period is not None and period <= 0:
+                raise ConfigError(f"checkpoints.{name}: must be positive, got {period}")
         self.monitor = monitor
+        self.every_n_env_steps = every_n_env_steps
+        self.every_n_minutes = every_n_minutes
         self.best: float | None = None
         self.best_env_steps: int | None = None
-        self._saved_at: Clock | None = None  # where the run stood in last.ckpt
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Forget when the last file was written: training goes on."""
-        self._saved_at = None
+        """Start the periods."""
+        self._saved_at: Clock | None = None  # where the run stood in last.ckpt
+        self._passed = self._multiples(pl_module)
+        self._saved_time = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: DQNModule,
+        outputs: Any,
+        batch: Rollout,
+        batch_idx: int,
+    ) -> None:
+        """Save if a period has passed; if an evaluation is due now, after that instead."""
+        minutes = (time.monotonic() - self._saved_time) / 60
+        late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
+        if (late or self._multiples(pl_module) > self._passed) and not batch.evaluation_due:
+            self._save_last(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Save what an evaluation during training calls for."""
@@ -44,8 +77,8 @@ class Checkpoints(Checkpoint):
             return
         score = trainer.callback_metrics.get(self.monitor)
         if score is not None and (self.best is None or score.item() > self.best):
-            self.best, self.best_env_steps = score.item(), pl_module.clock.env_steps
             self._save(trainer, "best.ckpt", weights_only=True)
+            self.best, self.best_env_steps = score.item(), pl_module.clock.env_steps
         self._save_last(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
@@ -62,8 +95,15 @@ class Checkpoints(Checkpoint):
         self.best = state_dict["best"]
         self.best_env_steps = state_dict["best_env_steps"]
 
+    def _multiples(self, pl_module: DQNModule) -> int:
+        """How many periods of environment steps have passed in the run."""
+        every = self.every_n_env_steps
+        return 0 if every is None else pl_module.clock.env_steps // every
+
     def _save_last(self, trainer: Trainer, pl_module: DQNModule) -> None:
         self._saved_at = pl_module.clock
+        self._passed = self._multiples(pl_module)
+        self._saved_time = time.monotonic()
         self._save(trainer, "last.ckpt", weights_only=False)
 
     def _save(self, trainer: Trainer, name: str, weights_only: bool) -> None:
@@ -71,8 +111,10 @@ class Checkpoints(Checkpoint):
         if trainer.fast_dev_run or folder is None:
             return
         if not all(torch.isfinite(p).all() for p in trainer.lightning_module.parameters()):
-            warnings.warn(f"{name} is not written: weights are not finite", stacklevel=2)
-            return
+            raise NonFiniteError(
+                f"weights are not finite at update {trainer.global_step}, so {name} is not "
+                "written; a smaller learning rate (model.optimizer) or gradient_clamp may help"
+            )
         unfinished = Path(folder, f".{name}.tmp")
         trainer.save_checkpoint(unfinished, weights_only=weights_only)
         if trainer.is_global_zero:

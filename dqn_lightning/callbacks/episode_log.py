@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torchmetrics import MeanMetric
 
 from dqn_lightning.dataset import Rollout
+from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
 from dqn_lightning.plots.durations import LiveDurations, save_durations
 from dqn_lightning.types import Episode
@@ -29,14 +30,20 @@ class EpisodeLog(Callback):
         picture: Whether to draw `durations.png` into the run's folder, while training and at its
             end (at most a fiftieth of the time is spent on it).
         live: Whether to show the same in a window, or in the notebook; needs a display.
+
+    Raises:
+        ConfigError: If `window` is not positive.
     """
 
     def __init__(self, window: int = 100, picture: bool = True, live: bool = False) -> None:
+        if window < 1:
+            raise ConfigError(f"episode_log.window: must be at least 1, got {window}")
         self.window = window
         self.picture = picture
         self.live = live
         self.durations: list[int] = []
         self.returns: list[float] = []
+        self.return_mean: float | None = None  # of the newest episodes
         # Fed with the whole window each time: 60 µs, a tenth of what torchmetrics' Running takes.
         self._mean = MeanMetric(sync_on_compute=False).set_dtype(torch.float64)
         self._window: LiveDurations | None = None
@@ -59,9 +66,8 @@ class EpisodeLog(Callback):
             return
         for episode in batch.episodes:
             pl_module.log_metrics(self._values(episode), episode.env_steps)
-        pl_module.log(
-            "train/return_mean", self._newest_mean(self.returns), logger=False, batch_size=1
-        )
+        assert self.return_mean is not None
+        pl_module.log("train/return_mean", self.return_mean, logger=False, batch_size=1)
         if time.monotonic() >= self._next_drawing:
             self._draw(trainer)
 
@@ -82,10 +88,11 @@ class EpisodeLog(Callback):
     def _values(self, episode: Episode) -> dict[str, float]:
         self.durations.append(episode.duration)
         self.returns.append(episode.episode_return)
+        self.return_mean = self._newest_mean(self.returns)
         return {
             "train/episode_return": episode.episode_return,
             "train/episode_length": float(episode.duration),
-            "train/return_mean": self._newest_mean(self.returns),
+            "train/return_mean": self.return_mean,
             "train/length_mean": self._newest_mean(self.durations),
         }
 

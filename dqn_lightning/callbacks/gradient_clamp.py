@@ -39,6 +39,12 @@ class GradientClamp(Callback):
         ours = (self._clamp_value, self._clamp_norm)
         pl_module.grad_transforms[:] = [t for t in pl_module.grad_transforms if t not in ours]
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: DQNModule, exception: BaseException
+    ) -> None:
+        """Let go again."""
+        self.on_train_end(trainer, pl_module)
+
     def _clamp_value(self, gradients: list[Tensor]) -> list[Tensor]:
         assert self.value is not None
         return clamp_value(gradients, self.value)

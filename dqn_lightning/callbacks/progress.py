@@ -1,7 +1,6 @@
 """Shows how far training is, at most twice a second, and a line per evaluation."""
 
 import time
-from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -11,6 +10,7 @@ from rich.progress import BarColumn, ProgressColumn, Task
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from dqn_lightning.callbacks.episode_log import EpisodeLog
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.module import DQNModule
 
@@ -45,7 +45,7 @@ class Progress(ProgressBar):
             return
         self._bar = RichProgress(
             BarColumn(20),
-            _Line(trainer, data),
+            _Line(trainer, pl_module, data),
             console=self._console,
             refresh_per_second=2,
             transient=True,
@@ -57,13 +57,14 @@ class Progress(ProgressBar):
         """Print the evaluation."""
         if not self._enabled or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        if "eval/return_mean" not in metrics:
+        summary = pl_module.summary
+        if summary is None:
             return
+        training = trainer.callback_metrics.get("train/return_mean")
+        training_text = "" if training is None else f"   training {training.item():8.1f}"
         self._console.print(
             f"[bold]{pl_module.clock.env_steps:>9,}[/] env steps   evaluation "
-            f"[bold]{metrics['eval/return_mean']:8.1f}[/] ± {metrics['eval/return_std']:.1f}   "
-            f"training {metrics.get('train/return_mean', float('nan')):8.1f}",
+            f"[bold]{summary.return_mean:8.1f}[/] ± {summary.return_std:<6.1f}{training_text}",
             highlight=False,
         )
 
@@ -87,13 +88,20 @@ class Progress(ProgressBar):
 
 
 class _Line(ProgressColumn):
-    """Everything beside the bar; also moves the bar."""
+    """Everything beside the bar; also moves the bar.
+
+    It is drawn by a thread of its own, so it reads plain attributes only: asking the trainer for
+    its metrics would compute them.
+    """
 
     max_refresh = None
 
-    def __init__(self, trainer: Trainer, data: DQNDataModule) -> None:
+    def __init__(self, trainer: Trainer, module: DQNModule, data: DQNDataModule) -> None:
         super().__init__()
         self._trainer = trainer
+        self._module = module
+        callbacks = trainer.callbacks
+        self._episodes = next((c for c in callbacks if isinstance(c, EpisodeLog)), None)
         self._data = data
         self._start = (time.monotonic(), self._fraction(), self._env_steps())
 
@@ -109,11 +117,10 @@ class _Line(ProgressColumn):
         if fraction > fraction_then and passed > 1:
             parts.append(_left(passed * (1 - fraction) / (fraction - fraction_then)))
         parts.append(f"epsilon {self._data.epsilon(env_steps):.2f}")
-        metrics: dict[str, Any] = dict(self._trainer.callback_metrics)
-        if "train/return_mean" in metrics:
-            parts.append(f"training {metrics['train/return_mean'].item():.1f}")
-        if "eval/return_mean" in metrics:
-            parts.append(f"evaluation {metrics['eval/return_mean'].item():.1f}")
+        if self._episodes is not None and self._episodes.return_mean is not None:
+            parts.append(f"training {self._episodes.return_mean:.1f}")
+        if self._module.summary is not None:
+            parts.append(f"evaluation {self._module.summary.return_mean:.1f}")
         return Text(" · ".join(parts))
 
     def _env_steps(self) -> int:

@@ -1,5 +1,6 @@
 """One folder per run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ class RunFolder(Callback):
     Args:
         root: Folder of all runs.
         name: The run's name; if a run of that name is there, `-2`, `-3`, … is added.
-        config: Text of the run's `config.yaml`; `{run_name}` is replaced by its final name.
+        config_text: Gives the text of `config.yaml` for the run's final name.
         resumed: Folder of the run to go on with, or None for a new run.
         tensorboard: Whether to write TensorBoard events too.
     """
@@ -28,35 +29,37 @@ class RunFolder(Callback):
         self,
         root: Path,
         name: str,
-        config: str,
+        config_text: Callable[[str], str],
         resumed: Path | None = None,
         tensorboard: bool = True,
     ) -> None:
         self.root = root
         self.name = name
-        self.config = config
+        self.config_text = config_text
         self.path = resumed
         self.resumed = resumed is not None
         self.tensorboard = tensorboard
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the folder and attach the loggers."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the folder and attach the loggers, which write nothing yet."""
         if trainer.fast_dev_run:
             return
         self.path = trainer.strategy.broadcast(self.path or self._free_folder())
-        assert self.path is not None
-        if trainer.is_global_zero:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not self.resumed:
-                text = self.config.replace("{run_name}", self.path.name)
-                (self.path / "config.yaml").write_text(text)
-        if self.path.name != self.name and not self.resumed:
-            rank_zero_info(f"{self.root / self.name} is there already")
-        rank_zero_info(f"this run is in {self.path}")
         ours: list[Logger] = [CSVLog(self.path)]
         if self.tensorboard:
             ours.append(_Events(self.path, name="", version=""))
         trainer.loggers = [*ours, *trainer.loggers]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the folder."""
+        if self.path is None:
+            return
+        if trainer.is_global_zero and not self.resumed:
+            self.path.mkdir(parents=True)
+            (self.path / "config.yaml").write_text(self.config_text(self.path.name))
+        if self.path.name != self.name and not self.resumed:
+            rank_zero_info(f"{self.root / self.name} is there already")
+        rank_zero_info(f"this run is in {self.path}")
 
     def _free_folder(self) -> Path:
         folder, number = self.root / self.name, 1

@@ -15,7 +15,8 @@ class TargetSync(Callback):
     """Moves the target network to, or towards, the online one, parameters and buffers.
 
     A sync due at the step of an update runs after that update; one that falls due between updates
-    runs before the next. Exactly one period must be given.
+    runs before the next. Where a count passes several multiples at once, the target moves as if by
+    so many syncs. Exactly one period must be given.
 
     Args:
         every_n_grad_steps: Gradient steps between syncs.
@@ -58,7 +59,7 @@ class TargetSync(Callback):
         if not 0 < tau <= 1:
             raise ConfigError(f"target_sync.tau: must lie in (0, 1], got {tau}")
         self.tau = tau
-        self._due = self._period if first is None else first  # the count of the next sync
+        self._due: int | None = self._period if first is None else first  # count of the next sync
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Attach to what happens between updates."""
@@ -67,22 +68,32 @@ class TargetSync(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Let go again."""
-        pl_module.after_update.remove(self._sync_if_due)
+        if self._sync_if_due in pl_module.after_update:
+            pl_module.after_update.remove(self._sync_if_due)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: DQNModule, exception: BaseException
+    ) -> None:
+        """Let go again."""
+        self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The count of the next sync."""
-        return {"due": self._due}
+        """The count of the next sync, and what is counted."""
+        return {"due": self._due, "unit": self._unit}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
-        self._due = state_dict["due"]
+        """Go on from there; if another unit is counted now, at its next multiple."""
+        self._due = state_dict["due"] if state_dict["unit"] == self._unit else None
 
     def _sync_if_due(self, clock: Clock) -> None:
         count: int = getattr(clock, self._unit)
+        if self._due is None:
+            self._due = (count // self._period + 1) * self._period
         if count < self._due:
             return
-        sync(self._module.online, self._module.target, self.tau)
-        self._due += (count - self._due) // self._period * self._period + self._period
+        passed = (count - self._due) // self._period + 1
+        sync(self._module.online, self._module.target, 1 - (1 - self.tau) ** passed)
+        self._due += passed * self._period
 
 
 @torch.no_grad()

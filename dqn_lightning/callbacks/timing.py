@@ -56,7 +56,7 @@ class Timing(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The time spent so far."""
-        return {"elapsed_s": self.elapsed_s}
+        return {"elapsed_s": time.perf_counter() - self._started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""

@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from dqn_lightning.envs.observations import adapt
 from dqn_lightning.envs.single import SingleVectorEnv
-from dqn_lightning.errors import ConfigError
+from dqn_lightning.errors import ConfigError, EnvironmentFailure
 
 Vectorization: TypeAlias = Literal["auto", "single", "sync", "async", "native"]
 """How environments are stepped together. `single`: one, without the cost of a vector; `sync`: in
@@ -89,7 +89,7 @@ class EnvFactory:
             return SingleVectorEnv(first)
         first.close()
         if vectorization == "native":
-            return self._native(num_envs, first)
+            return self._native(num_envs)
         if vectorization == "async":
             workers = [partial(self._make_in_worker, number) for number in range(num_envs)]
             return AsyncVectorEnv(workers, copy=False)
@@ -103,19 +103,25 @@ class EnvFactory:
     def _choose(self, num_envs: int, env: gym.Env[Any, Any]) -> Vectorization:
         if num_envs == 1:
             return "single"
-        plain = not self.env_kwargs and not self.wrappers
-        has_vector = env.spec is not None and env.spec.vector_entry_point is not None
-        return "native" if plain and has_vector else "sync"
+        if self.env_kwargs or self.wrappers or env.spec is None:
+            return "sync"
+        if env.spec.vector_entry_point is None:
+            return "sync"
+        native = self._native(1)
+        same = native.single_observation_space == env.observation_space
+        usable = native.metadata.get("autoreset_mode") is AutoresetMode.NEXT_STEP
+        native.close()
+        return "native" if same and usable else "sync"
 
-    def _native(self, num_envs: int, env: gym.Env[Any, Any]) -> VectorEnv[Any, Any, Any]:
-        if env.spec is None or env.spec.vector_entry_point is None:
-            raise ConfigError(
-                f"data.vectorization: {self.env_id} has no vector version of its own; "
-                "use sync or async"
-            )
+    def _native(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         if self.wrappers:
             raise ConfigError(
                 "data.vectorization: wrappers wrap single environments, native has none; "
+                "use sync or async"
+            )
+        if gym.spec(self.env_id).vector_entry_point is None:
+            raise ConfigError(
+                f"data.vectorization: {self.env_id} has no vector version of its own; "
                 "use sync or async"
             )
         return gym.make_vec(
@@ -124,7 +130,7 @@ class EnvFactory:
 
 
 class _Numbered(gym.Wrapper[Any, Any, Any, Any]):
-    """Marks what an environment raises with the environment's number."""
+    """Says which environment raised; in words, for they survive the way out of a worker."""
 
     def __init__(self, env: gym.Env[Any, Any], number: int) -> None:
         super().__init__(env)
@@ -134,8 +140,19 @@ class _Numbered(gym.Wrapper[Any, Any, Any, Any]):
         try:
             return self.env.step(action)
         except Exception as error:
-            error.environment_number = self.number  # type: ignore[attr-defined]
-            raise
+            raise self._failure(error) from error
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        try:
+            return self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> EnvironmentFailure:
+        what = f"environment {self.number} raised {type(error).__name__}: {error}"
+        return EnvironmentFailure(what)
 
 
 def _draw_without_display() -> None:
@@ -147,7 +164,7 @@ def _draw_without_display() -> None:
 
 def _missing_dependency(env_id: str, error: Exception) -> str:
     extra = next((extra for word, extra in _EXTRAS.items() if word in str(error)), None)
-    install = f"pip install 'dqn_lightning[{extra}]'" if extra else str(error)
+    install = f"pip install -e '.[{extra}]'" if extra else str(error)
     return f"data.env_id: {env_id} needs a package that is not installed: {install}"
 
 

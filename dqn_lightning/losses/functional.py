@@ -46,6 +46,47 @@ def q_learning(
     return target - q_tm1.gather(1, a_tm1[:, None]).squeeze(1)
 
 
+def double_q_learning(
+    q_tm1: Tensor,
+    a_tm1: Tensor,
+    r_t: Tensor,
+    discount_t: Tensor,
+    q_t_value: Tensor,
+    q_t_selector: Tensor,
+) -> Tensor:
+    """Temporal difference of double Q-learning: one network chooses the action, one values it.
+
+    r_t + discount_t q_t_value(argmax_a q_t_selector(a)) - q_tm1(a_tm1), van Hasselt, Guez and
+    Silver 2016: the maximum over noisy values is too large on average, a value chosen by other
+    noise is not. No gradient flows through the target.
+
+    Args:
+        q_tm1: Action values [B, A].
+        a_tm1: Actions taken [B], int64.
+        r_t: Rewards [B].
+        discount_t: Discounts [B], 0 beyond terminal states.
+        q_t_value: Action values of the next observations by the target network [B, A].
+        q_t_selector: The same by the online network [B, A].
+
+    Returns:
+        Temporal differences [B].
+
+    Raises:
+        ValueError: If a tensor has the wrong rank.
+
+    >>> double_q_learning(torch.tensor([[1.0, 2.0]]), torch.tensor([0]), torch.tensor([1.0]),
+    ...                   torch.tensor([0.5]), torch.tensor([[3.0, 4.0]]),
+    ...                   torch.tensor([[9.0, 8.0]]))
+    tensor([1.5000])
+    """
+    _check_ranks(2, q_tm1=q_tm1, q_t_value=q_t_value, q_t_selector=q_t_selector)
+    _check_ranks(1, a_tm1=a_tm1, r_t=r_t, discount_t=discount_t)
+    with torch.no_grad():
+        best = q_t_selector.argmax(dim=1, keepdim=True)
+        target = r_t + discount_t * q_t_value.gather(1, best).squeeze(1)
+    return target - q_tm1.gather(1, a_tm1[:, None]).squeeze(1)
+
+
 def huber(error: Tensor, delta: float = 1.0) -> Tensor:
     """Huber's loss per element: e²/2 where |e| ≤ delta, else delta (|e| - delta/2). Huber 1964.
 

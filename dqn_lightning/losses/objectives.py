@@ -34,15 +34,24 @@ class DQN:
     Args:
         loss: `huber`, whose derivative is the error clipped to [-1, 1] as in the paper, or
             `squared`.
+        double: Whether the online network chooses the action that the target network values
+            (van Hasselt, Guez and Silver 2016).
     """
 
     loss: Literal["huber", "squared"] = "huber"
+    double: bool = False
 
     def __call__(self, online: nn.Module, target: nn.Module, batch: Batch) -> ObjectiveOutput:
         """The loss and the priority of each row."""
         q_tm1 = online(batch.obs).q_values  # [B, A]
         with torch.no_grad():
             q_t = target(batch.next_obs).q_values  # [B, A]
-        error = functional.q_learning(q_tm1, batch.action, batch.reward, batch.discount, q_t)
+        transition = (q_tm1, batch.action, batch.reward, batch.discount, q_t)
+        if self.double:
+            with torch.no_grad():
+                q_t_selector = online(batch.next_obs).q_values  # [B, A]
+            error = functional.double_q_learning(*transition, q_t_selector)
+        else:
+            error = functional.q_learning(*transition)
         loss = functional.huber(error) if self.loss == "huber" else functional.squared(error)
         return ObjectiveOutput(loss, error.detach().abs())

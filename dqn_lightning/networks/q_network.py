@@ -59,8 +59,8 @@ class QNetwork(nn.Module):
         self.observation = Observation(obs_shape, obs_classes)
         self.torso = torso(self.observation.out_shape)
         self.head = head(_num_features(self.torso, self.observation.out_shape), num_actions)
-        same = (Observation, QNetwork, *_SAME_IN_BOTH_MODES)
-        self._mode_dependent = [m for m in self.modules() if not isinstance(m, same)]
+        same = {Observation, QNetwork, *_SAME_IN_BOTH_MODES}  # themselves, not what inherits
+        self._mode_dependent = [m for m in self.modules() if type(m) not in same]
 
     def forward(self, obs: Tensor) -> Any:
         """Observations [B, …] → what the head makes of them, always with `q_values` [B, A]."""

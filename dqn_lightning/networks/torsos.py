@@ -17,6 +17,9 @@ class MLP(nn.Module):
         widths: Width of each layer; the last is the number of features. Empty for none.
         activation: Makes the activation between layers.
         initialization: Fills each weight in place; PyTorch's default if None.
+
+    Raises:
+        ValueError: If a width is not positive.
     """
 
     def __init__(
@@ -27,6 +30,8 @@ class MLP(nn.Module):
         initialization: Initialization | None = None,
     ) -> None:
         super().__init__()
+        if any(width < 1 for width in widths):
+            raise ValueError(f"MLP: every one of widths must be at least 1, got {list(widths)}")
         sizes = [prod(obs_shape), *widths]
         self.layers = nn.ModuleList(
             linear(ins, outs, initialization) for ins, outs in pairwise(sizes)

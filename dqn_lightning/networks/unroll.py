@@ -22,7 +22,7 @@ def greedy_policy(network: QNetwork) -> Act:
     On one observation most of the time goes into calling modules within modules, not into their
     arithmetic. The function holds the network's parameters, so it must not outlive them.
     """
-    chain = _unroll_q_network(network)
+    chain = value_chain(network)
 
     def act(obs: Tensor) -> Tensor:
         network.switch(training=False)
@@ -34,19 +34,25 @@ def greedy_policy(network: QNetwork) -> Act:
     return act
 
 
-def _unrolled(module: nn.Module) -> list[_Function]:
-    """What calling the module does, step by step; a module that is not known is one step."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    if hooked or type(module) not in _UNROLL:
-        return [module]
-    return _UNROLL[type(module)](module)
-
-
-def _unroll_q_network(network: Any) -> list[_Function]:
+def value_chain(network: QNetwork) -> list[_Function]:
+    """Functions that, one after the other, make action values [B, A] of observations [B, …]."""
+    if type(network) is not QNetwork or _is_hooked(network):
+        return [lambda obs: network(obs).q_values]
     chain = [*_unrolled(network.observation), *_unrolled(network.torso)]
-    if type(network.head) is ValueHead:
+    if type(network.head) is ValueHead and not _is_hooked(network.head):
         return [*chain, *_unrolled(network.head.values)]
     return [*chain, lambda features: network.head(features).q_values]
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _unrolled(module: nn.Module) -> list[_Function]:
+    """What calling the module does, step by step; a module that is not known is one step."""
+    if _is_hooked(module) or type(module) not in _UNROLL:
+        return [module]
+    return _UNROLL[type(module)](module)
 
 
 def _unroll_mlp(torso: Any) -> list[_Function]:

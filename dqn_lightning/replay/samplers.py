@@ -72,7 +72,7 @@ class Uniform:
             again = (~usable).nonzero().flatten()
             drawn[again] = _candidates(rows, len(again), generator)
         every = _every_drawable(rows, drawable, 1, generator)
-        return every[torch.randint(len(every), (batch_size,), generator=generator)]
+        return every[_candidates(range(len(every)), batch_size, generator)]
 
     def _without_replacement(
         self,
@@ -82,14 +82,15 @@ class Uniform:
         generator: torch.Generator,
     ) -> Tensor:
         if len(rows) > 4 * batch_size:
-            drawn = torch.empty(0, dtype=torch.int64, device=generator.device)
+            drawn: Tensor = torch.empty(0, dtype=torch.int64, device=generator.device)
             for _ in range(_ROUNDS):
                 fresh = _candidates(rows, batch_size - len(drawn), generator)
-                drawn = _unique(torch.cat([drawn, fresh[drawable(fresh)]]))
+                drawn = torch.unique(torch.cat([drawn, fresh[drawable(fresh)]]))
                 if len(drawn) == batch_size:
                     return drawn
         every = _every_drawable(rows, drawable, batch_size, generator)
-        return every[torch.randperm(len(every), generator=generator)[:batch_size]]
+        order = torch.randperm(len(every), generator=generator, device=generator.device)
+        return every[order[:batch_size]]
 
 
 _ROUNDS = 64
@@ -102,11 +103,6 @@ def _candidates(rows: range, count: int, generator: torch.Generator) -> Tensor:
     return torch.randint(
         rows.start, rows.stop, (count,), generator=generator, device=generator.device
     )
-
-
-def _unique(rows: Tensor) -> Tensor:
-    unique: Tensor = torch.unique(rows)
-    return unique
 
 
 def _every_drawable(

@@ -87,6 +87,23 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: 
         TargetSync(**settings)
 
 
+def test_another_unit_on_resume_starts_at_its_own_next_multiple() -> None:
+    first = TargetSync(every_n_env_steps=1_000)
+    synced_at(first, [Clock(5_000, 0, 0)])
+    second = TargetSync(every_n_grad_steps=10)
+    second.load_state_dict(first.state_dict())
+    assert synced_at(second, grad_steps(range(25, 45))) == [5, 15]
+
+
+def test_polyak_moves_as_often_as_multiples_are_passed() -> None:
+    callback, module = TargetSync(every_n_env_steps=1, tau=0.1), Module()
+    nn.init.zeros_(module.target.weight)
+    callback.on_train_start(None, module)  # type: ignore[arg-type]
+    for env_steps in (4, 8, 12):
+        callback._sync_if_due(Clock(env_steps, 0, 0))
+    assert module.target.weight.tolist() == pytest.approx([1 - 0.9**12] * 2)
+
+
 def test_it_lets_go_when_training_ends() -> None:
     callback, module = TargetSync(every_n_grad_steps=1), Module()
     callback.on_train_start(None, module)  # type: ignore[arg-type]

@@ -134,7 +134,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         raise gym.error.DependencyNotInstalled("Box2D is not installed")
 
     monkeypatch.setattr(gym, "make", make)
-    with pytest.raises(ConfigError, match=r"pip install 'dqn_lightning\[box2d\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[box2d\]'"):
         EnvFactory("LunarLander-v3").make()
 
 

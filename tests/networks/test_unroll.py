@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
-from dqn_lightning.networks.unroll import _unroll_q_network, greedy_policy
+from dqn_lightning.networks.unroll import greedy_policy, value_chain
 
 
 class Unknown(nn.Module):
@@ -46,7 +46,7 @@ def test_the_chain_computes_what_calling_the_network_does_to_the_bit(
     obs = torch.randn(100, 4)
     values = obs
     with torch.inference_mode():
-        for function in _unroll_q_network(network):
+        for function in value_chain(network):
             values = function(values)
         assert torch.equal(values, network(obs).q_values)
         assert torch.equal(greedy_policy(network)(obs), network(obs).q_values.argmax(1))
@@ -66,9 +66,36 @@ def test_the_chain_sees_weights_as_they_are_and_eval_mode() -> None:
     assert torch.equal(policy(obs), network.eval()(obs).q_values.argmax(1))
 
 
-def test_hooks_are_called() -> None:
+@pytest.mark.parametrize("place", ["network", "torso", "layer", "head", "values"])
+def test_hooks_are_called(place: str) -> None:
     network = QNetwork((4,), 3, MLP, ValueHead)
+    hooked = {
+        "network": network,
+        "torso": network.torso,
+        "layer": network.torso.layers[0],
+        "head": network.head,
+        "values": network.head.values,
+    }
     seen = []
-    network.torso.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    hooked[place].register_forward_hook(lambda *_: seen.append(1))
     greedy_policy(network)(torch.randn(2, 4))
     assert seen == [1]
+
+
+class Noisy(nn.Linear):
+    """Inherits from a layer that is the same in both modes, and is not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + (torch.randn(self.out_features) if self.training else 0)
+
+
+def test_layers_that_inherit_from_known_ones_are_switched() -> None:
+    def torso(obs_shape: tuple[int, ...]) -> nn.Module:
+        return nn.Sequential(Noisy(*obs_shape, 5), nn.ReLU())
+
+    network = QNetwork((4,), 3, torso, ValueHead)
+    network.switch(training=False)
+    obs = torch.randn(9, 4)
+    assert torch.equal(network(obs).q_values, network(obs).q_values)
+    network.switch(training=True)
+    assert not torch.equal(network(obs).q_values, network(obs).q_values)
