@@ -246,7 +246,7 @@ class DQNCLI(LightningCLI):
         for name in ("config", *self._subcommand_method_arguments["fit"]):
             config.pop(name, None)
         config["run_name"] = run_name
-        text: str = self._parser("fit").dump(config, skip_none=False, skip_validation=True)
+        text: str = self._parser("fit").dump(config, skip_none=False)
         return text
 
     # Running ------------------------------------------------------------------------------------

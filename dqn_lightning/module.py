@@ -70,6 +70,11 @@ class DQNModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self._spaces = {
+            "obs_shape": tuple(obs_shape),
+            "num_actions": num_actions,
+            "obs_classes": None if obs_classes is None else tuple(obs_classes),
+        }
         self.automatic_optimization = False
         self.online = QNetwork(obs_shape, num_actions, network, head, obs_classes)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
@@ -271,8 +276,9 @@ class DQNModule(LightningModule):
         """Add the clock; keep plain hyperparameters only, so that `weights_only=True` loads it."""
         checkpoint["clock"] = list(self.clock)
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        for name in [name for name, value in hyper_parameters.items() if not _is_plain(value)]:
-            del hyper_parameters[name]
+        plain = {name: value for name, value in hyper_parameters.items() if _is_plain(value)}
+        # Older Lightning leaves out what its command line passed on from the data.
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**plain, **self._spaces}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the clock."""

@@ -28,6 +28,8 @@ def line_of(module: str) -> int:
 def imports_of(path: Path) -> list[str]:
     imported = []
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "dqn_lightning":
+            raise AssertionError(f"{path} imports from the package itself")
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dqn_lightning."):
             module = str(node.module).removeprefix("dqn_lightning.")
             if module == "losses" and all(name.name == "functional" for name in node.names):

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dqn_lightning.replay.samplers import Sampler, Uniform
+from dqn_lightning.replay.samplers import Pool, Sampler, Uniform
 from dqn_lightning.replay.storage import Storage
 from dqn_lightning.types import Batch
 
@@ -171,8 +171,8 @@ class ReplayBuffer:
         Raises:
             RuntimeError: If nothing can be drawn, or too little without replacement.
         """
-        rows = self.sampler.draw(self.rows, self.drawable, batch_size, self.generator)
-        return self.gather(rows)
+        pool = Pool(self.rows, self.drawable, self.generator)
+        return self.gather(self.sampler.draw(pool, batch_size))
 
     def gather(self, rows: Tensor) -> Batch:
         """The transitions that start at these drawable rows [B].

@@ -2,10 +2,56 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+_ROUNDS = 64
+"""Rounds of drawing again before all rows are looked at (slow, but it always ends)."""
+
+
+class Pool(NamedTuple):
+    """What can be drawn from.
+
+    Attributes:
+        rows: Numbers of the complete rows.
+        drawable: Which of some rows [B] can be drawn: a mask [B].
+        generator: Source of random numbers; numbers of rows lie on its device.
+    """
+
+    rows: range
+    drawable: Callable[[Tensor], Tensor]
+    generator: torch.Generator
+
+    def candidates(self, count: int) -> Tensor:
+        """Any rows [count], drawable or not, each as likely as any other.
+
+        Raises:
+            RuntimeError: If there are none.
+        """
+        if not self.rows:
+            raise RuntimeError("the replay is empty: nothing can be drawn")
+        return self.random(self.rows, count)
+
+    def random(self, numbers: range, count: int) -> Tensor:
+        """Random ones of these numbers [count], int64."""
+        low, high, device = numbers.start, numbers.stop, self.generator.device
+        return torch.randint(low, high, (count,), generator=self.generator, device=device)
+
+    def every(self, needed: int) -> Tensor:
+        """All drawable rows. Looks at every row there is.
+
+        Raises:
+            RuntimeError: If there are fewer than are needed.
+        """
+        every = torch.arange(self.rows.start, self.rows.stop, device=self.generator.device)
+        every = every[self.drawable(every)]
+        if len(every) < needed:
+            raise RuntimeError(
+                f"only {len(every)} rows of the replay can be drawn, {needed} wanted"
+            )
+        return every
 
 
 class Sampler(Protocol):
@@ -16,14 +62,8 @@ class Sampler(Protocol):
         """Whether a row may stand in a batch more than once."""
         ...
 
-    def draw(
-        self,
-        rows: range,
-        drawable: Callable[[Tensor], Tensor],
-        batch_size: int,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Numbers of `batch_size` rows [B] out of `rows` for which `drawable` is true."""
+    def draw(self, pool: Pool, batch_size: int) -> Tensor:
+        """Numbers of `batch_size` drawable rows [B], int64."""
         ...
 
 
@@ -41,75 +81,38 @@ class Uniform:
 
     replacement: bool = True
 
-    def draw(
-        self,
-        rows: range,
-        drawable: Callable[[Tensor], Tensor],
-        batch_size: int,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def draw(self, pool: Pool, batch_size: int) -> Tensor:
         """Numbers of `batch_size` rows [B], int64.
 
         Raises:
             RuntimeError: If there are fewer rows than are asked for.
         """
         if self.replacement:
-            return self._with_replacement(rows, drawable, batch_size, generator)
-        return self._without_replacement(rows, drawable, batch_size, generator)
+            return _with_replacement(pool, batch_size)
+        return _without_replacement(pool, batch_size)
 
-    def _with_replacement(
-        self,
-        rows: range,
-        drawable: Callable[[Tensor], Tensor],
-        batch_size: int,
-        generator: torch.Generator,
-    ) -> Tensor:
-        drawn = _candidates(rows, batch_size, generator)
+
+def _with_replacement(pool: Pool, batch_size: int) -> Tensor:
+    drawn = pool.candidates(batch_size)
+    for _ in range(_ROUNDS):
+        usable = pool.drawable(drawn)
+        if usable.all():
+            return drawn
+        again = (~usable).nonzero().flatten()
+        drawn[again] = pool.candidates(len(again))
+    every = pool.every(needed=1)
+    return every[pool.random(range(len(every)), batch_size)]
+
+
+def _without_replacement(pool: Pool, batch_size: int) -> Tensor:
+    if len(pool.rows) > 4 * batch_size:
+        drawn: Tensor = pool.candidates(0)
         for _ in range(_ROUNDS):
-            usable = drawable(drawn)
-            if usable.all():
+            fresh = pool.candidates(batch_size - len(drawn))
+            drawn = torch.unique(torch.cat([drawn, fresh[pool.drawable(fresh)]]))
+            if len(drawn) == batch_size:
                 return drawn
-            again = (~usable).nonzero().flatten()
-            drawn[again] = _candidates(rows, len(again), generator)
-        every = _every_drawable(rows, drawable, 1, generator)
-        return every[_candidates(range(len(every)), batch_size, generator)]
-
-    def _without_replacement(
-        self,
-        rows: range,
-        drawable: Callable[[Tensor], Tensor],
-        batch_size: int,
-        generator: torch.Generator,
-    ) -> Tensor:
-        if len(rows) > 4 * batch_size:
-            drawn: Tensor = torch.empty(0, dtype=torch.int64, device=generator.device)
-            for _ in range(_ROUNDS):
-                fresh = _candidates(rows, batch_size - len(drawn), generator)
-                drawn = torch.unique(torch.cat([drawn, fresh[drawable(fresh)]]))
-                if len(drawn) == batch_size:
-                    return drawn
-        every = _every_drawable(rows, drawable, batch_size, generator)
-        order = torch.randperm(len(every), generator=generator, device=generator.device)
-        return every[order[:batch_size]]
-
-
-_ROUNDS = 64
-"""Rounds of drawing again before all rows are looked at (slow, but it always ends)."""
-
-
-def _candidates(rows: range, count: int, generator: torch.Generator) -> Tensor:
-    if not rows:
-        raise RuntimeError("the replay is empty: nothing can be drawn")
-    return torch.randint(
-        rows.start, rows.stop, (count,), generator=generator, device=generator.device
-    )
-
-
-def _every_drawable(
-    rows: range, drawable: Callable[[Tensor], Tensor], needed: int, generator: torch.Generator
-) -> Tensor:
-    every = torch.arange(rows.start, rows.stop, device=generator.device)
-    every = every[drawable(every)]
-    if len(every) < needed:
-        raise RuntimeError(f"only {len(every)} rows of the replay can be drawn, {needed} wanted")
-    return every
+    every = pool.every(needed=batch_size)
+    device = pool.generator.device
+    order = torch.randperm(len(every), generator=pool.generator, device=device)
+    return every[order[:batch_size]]

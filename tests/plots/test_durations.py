@@ -1,0 +1,43 @@
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from dqn_lightning.plots.durations import LiveDurations, draw_durations
+
+
+def lines_of(durations: list[int], window: int) -> dict[str, tuple[list[float], list[float]]]:
+    axes = Figure().subplots()
+    draw_durations(axes, durations, window)
+    return {
+        str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))
+        for line in axes.lines
+    }
+
+
+def test_every_episode_is_a_point_and_the_mean_begins_with_the_windows_last_one() -> None:
+    lines = lines_of([1, 2, 3, 4], window=2)
+    assert lines["episode"] == ([1, 2, 3, 4], [1, 2, 3, 4])
+    assert lines["mean of the last 2"] == ([2, 3, 4], [1.5, 2.5, 3.5])
+
+
+def test_means_equal_the_naive_ones() -> None:
+    durations = np.random.default_rng(0).integers(1, 500, 300).tolist()
+    _, means = lines_of(durations, window=100)["mean of the last 100"]
+    naive = [np.mean(durations[i - 100 : i]) for i in range(100, 301)]
+    np.testing.assert_allclose(means, naive)
+
+
+def test_the_live_window_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    pauses = []
+    monkeypatch.setattr(plt, "pause", pauses.append)
+    window = LiveDurations(window=2)
+    for count in (1, 3):
+        window.show(list(range(count)))
+        (axes,) = window._figure.axes
+        assert list(axes.lines[0].get_ydata()) == list(range(count))
+    assert len(pauses) == 2
+    plt.close("all")
