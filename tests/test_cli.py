@@ -265,6 +265,29 @@ def test_every_shipped_config_trains(config: Path) -> None:
     assert Path("checkpoints", config.stem, "last.ckpt").exists()
 
 
+def test_networks_and_schedules_can_be_chosen_by_flags() -> None:
+    network, head = "--model.network.init_args", "--model.head.init_args"
+    flags = [
+        f"{network}.activation=torch.nn.Tanh",
+        f"{network}.initialization=dqn_lightning.networks.Normal",
+        f"{network}.initialization.init_args.std=0.001",
+        f"{head}.initialization=dqn_lightning.networks.Orthogonal",
+        "--data.epsilon=dqn_lightning.Exponential",
+        "--data.epsilon.init_args.start=0.9",
+        "--data.epsilon.init_args.end=0.05",
+        "--data.epsilon.init_args.steps=200",
+        "--data.total_env_steps=90",
+        "--model.objective=dqn_lightning.losses.DQN",
+        "--model.objective.double=true",
+    ]
+    assert fit(*flags) == 0
+    last = "checkpoints/cartpole/last.ckpt"
+    torso = DQNModule.load_from_checkpoint(last).online.torso
+    assert isinstance(torso.activation, torch.nn.Tanh)
+    weights = torch.load(last, weights_only=True)["state_dict"]
+    assert weights["online.torso.layers.0.weight"].abs().max() < 0.01
+
+
 # Which configuration ----------------------------------------------------------------------------
 
 

@@ -10,6 +10,9 @@ from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
 from dqn_lightning.types import Clock
 
+_UNKNOWN = 2**62
+"""A count so far away that the next multiple takes its place."""
+
 
 class TargetSync(Callback):
     """Moves the target network to, or towards, the online one, parameters and buffers.
@@ -59,7 +62,8 @@ class TargetSync(Callback):
         if not 0 < tau <= 1:
             raise ConfigError(f"target_sync.tau: must lie in (0, 1], got {tau}")
         self.tau = tau
-        self._due: int | None = self._period if first is None else first  # count of the next sync
+        self._first = self._period if first is None else first
+        self._due = self._first  # count of the next sync
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Attach to what happens between updates."""
@@ -82,13 +86,13 @@ class TargetSync(Callback):
         return {"due": self._due, "unit": self._unit}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there; if another unit is counted now, at its next multiple."""
-        self._due = state_dict["due"] if state_dict["unit"] == self._unit else None
+        """Go on from there; if another unit is counted now, from its next multiple."""
+        self._due = state_dict["due"] if state_dict["unit"] == self._unit else _UNKNOWN
 
     def _sync_if_due(self, clock: Clock) -> None:
         count: int = getattr(clock, self._unit)
-        if self._due is None:
-            self._due = (count // self._period + 1) * self._period
+        if self._due - count > max(self._period, self._first):  # it was of another count
+            self._due = max(self._first, (count // self._period + 1) * self._period)
         if count < self._due:
             return
         passed = (count - self._due) // self._period + 1

@@ -1,15 +1,20 @@
 """Layers and initialisations that torsos and heads are built of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Initialization: TypeAlias = Callable[[Tensor], Tensor]
-"""Fills a layer's weight in place; biases keep PyTorch's default."""
+
+class Initialization(Protocol):
+    """Fills a layer's weight in place; biases keep PyTorch's default."""
+
+    def __call__(self, weight: Tensor) -> Any:
+        """Fill the weight. (Said to give a Tensor, the command line would ask for a Tensor.)"""
+        ...
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,7 @@ class Normal:
 
     std: float
 
-    def __call__(self, weight: Tensor) -> Tensor:
+    def __call__(self, weight: Tensor) -> Any:
         """Fill the weight in place."""
         return nn.init.normal_(weight, std=self.std)
 
@@ -29,7 +34,7 @@ class Orthogonal:
 
     gain: float = 1.0
 
-    def __call__(self, weight: Tensor) -> Tensor:
+    def __call__(self, weight: Tensor) -> Any:
         """Fill the weight in place."""
         return nn.init.orthogonal_(weight, gain=self.gain)
 

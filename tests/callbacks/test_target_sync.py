@@ -95,6 +95,12 @@ def test_another_unit_on_resume_starts_at_its_own_next_multiple() -> None:
     assert synced_at(second, grad_steps(range(25, 45))) == [5, 15]
 
 
+def test_a_new_run_with_the_same_callback_begins_anew() -> None:
+    callback = TargetSync(every_n_env_steps=10)
+    synced_at(callback, [Clock(5_000, 0, 0)])
+    assert synced_at(callback, [Clock(n, 0, 0) for n in range(25)]) == [10, 20]
+
+
 def test_polyak_moves_as_often_as_multiples_are_passed() -> None:
     callback, module = TargetSync(every_n_env_steps=1, tau=0.1), Module()
     nn.init.zeros_(module.target.weight)

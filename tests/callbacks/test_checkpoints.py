@@ -1,0 +1,72 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+
+from dqn_lightning import ConfigError, NonFiniteError
+from dqn_lightning.callbacks import Checkpoints
+from dqn_lightning.types import Clock
+
+
+class FakeTrainer(SimpleNamespace):
+    """Writes the scores it is asked to save."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            log_dir=str(folder),
+            fast_dev_run=False,
+            is_global_zero=True,
+            sanity_checking=False,
+            global_step=0,
+            state=SimpleNamespace(fn=TrainerFn.FITTING),
+            callback_metrics={},
+            lightning_module=torch.nn.Linear(1, 1),
+        )
+
+    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
+        score = self.callback_metrics["eval/return_mean"]
+        path.write_text(f"{float(score)} {weights_only}")
+
+
+def evaluate(callback: Checkpoints, trainer: Any, scores: list[float]) -> None:
+    module: Any = SimpleNamespace(clock=Clock(0, 0, 0))
+    callback.on_train_start(trainer, module)
+    for i, score in enumerate(scores, start=1):
+        module.clock = Clock(100 * i, 0, i)
+        trainer.callback_metrics["eval/return_mean"] = torch.tensor(score)
+        callback.on_validation_end(trainer, module)
+
+
+def test_best_is_the_best_evaluation_and_of_equals_the_first(tmp_path: Path) -> None:
+    callback, trainer = Checkpoints(), FakeTrainer(tmp_path)
+    evaluate(callback, trainer, [1.0, 5.0, 3.0, 5.0, 4.0])
+    assert (callback.best, callback.best_env_steps) == (5.0, 200)
+    assert (tmp_path / "best.ckpt").read_text() == "5.0 True"
+    assert (tmp_path / "last.ckpt").read_text() == "4.0 False"
+    assert len(list(tmp_path.iterdir())) == 2  # nothing half-written
+
+
+def test_it_goes_on_comparing_with_the_best_of_before(tmp_path: Path) -> None:
+    first = Checkpoints()
+    evaluate(first, FakeTrainer(tmp_path), [5.0])
+    second = Checkpoints()
+    second.load_state_dict(first.state_dict())
+    evaluate(second, FakeTrainer(tmp_path), [4.0])
+    assert (tmp_path / "best.ckpt").read_text() == "5.0 True"
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_the_best(tmp_path: Path) -> None:
+    callback, trainer = Checkpoints(), FakeTrainer(tmp_path)
+    torch.nn.init.constant_(trainer.lightning_module.weight, float("nan"))
+    with pytest.raises(NonFiniteError, match=r"best\.ckpt is not written"):
+        evaluate(callback, trainer, [5.0])
+    assert callback.best is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_periods_must_be_positive() -> None:
+    with pytest.raises(ConfigError, match=r"checkpoints\.every_n_env_steps: must be positive"):
+        Checkpoints(every_n_env_steps=0)
