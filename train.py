@@ -6,4 +6,5 @@ from pathlib import Path
 from dqn_lightning.cli import main
 
 if __name__ == "__main__":
+    sys.path.append(str(Path.cwd()))  # so modules of yours can be named in flags
     sys.exit(main(default_config=Path(__file__).parent / "configs" / "cartpole.yaml"))

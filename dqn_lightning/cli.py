@@ -14,6 +14,7 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None, default_config: Path | None = N
     except (ConfigError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except NonFiniteError as error:
+    except (NonFiniteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -85,14 +86,16 @@ def with_config(arguments: list[str], default_config: Path | None) -> list[str]:
     """
     command = arguments[0] if arguments else None
     flags = {argument.split("=")[0] for argument in arguments}
-    if command not in _COMMANDS or flags & {"-c", "--config", "-h", "--help"}:
+    if command not in _COMMANDS or flags & {"-h", "--help"}:
         return arguments
+    if flags & {"-c", "--config"}:
+        return [command, *_config_first(arguments[1:])]
     config = default_config
     checkpoint = _value_of("--ckpt_path", arguments)
     if checkpoint is not None:
         config = Path(checkpoint).parent / "config.yaml"
         if not Path(checkpoint).is_file():
-            raise ConfigError(f"--ckpt_path: there is no file {checkpoint}")
+            raise ConfigError(_no_file(Path(checkpoint)))
         if not config.is_file():
             raise ConfigError(
                 f"--ckpt_path: no config.yaml beside {checkpoint}; name one with --config"
@@ -100,6 +103,19 @@ def with_config(arguments: list[str], default_config: Path | None) -> list[str]:
     elif command != "fit" and "--print_config" not in flags:
         raise ConfigError(f"{command} needs --ckpt_path FILE (or --config for untrained weights)")
     return arguments if config is None else [command, "--config", str(config), *arguments[1:]]
+
+
+def _config_first(arguments: list[str]) -> list[str]:
+    """The same flags, configurations before all others, for a flag wins over what it follows."""
+    configs, others, rest = [], [], iter(arguments)
+    for argument in rest:
+        if argument in ("-c", "--config"):
+            configs += [argument, *([value] if (value := next(rest, None)) is not None else [])]
+        elif argument.startswith(("-c=", "--config=")):
+            configs.append(argument)
+        else:
+            others.append(argument)
+    return [*configs, *others]
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
@@ -170,6 +186,13 @@ class DQNCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leave the settings alone: flags and configuration win over the checkpoint's."""
 
+    def _set_seed(self) -> None:
+        """Seed everything, or say which flag is wrong."""
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise ConfigError(f"seed_everything: {error}") from error
+
     # Making -------------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
@@ -207,13 +230,15 @@ class DQNCLI(LightningCLI):
         callbacks: list[Any] = [self._get(self.config_init, "checkpoints")]
         if trainer.enable_checkpointing is False:
             callbacks = []
-        if trainer.enable_progress_bar is not False:
+        given = trainer.callbacks or []
+        own_bar = any(isinstance(callback, ProgressBar) for callback in given)
+        if trainer.enable_progress_bar is not False and not own_bar:
             callbacks.append(Progress())
         default_logger = trainer.logger in (None, True)
         self.run_folder = RunFolder(
             RUNS, self._run_name(), self._config_text, self._resumed_folder(), default_logger
         )
-        trainer.callbacks = [self.run_folder, Timing(), *callbacks, *(trainer.callbacks or [])]
+        trainer.callbacks = [self.run_folder, Timing(), *callbacks, *given]
         if default_logger:
             kwargs["logger"] = False
         return super().instantiate_trainer(**kwargs)
@@ -289,6 +314,8 @@ class DQNCLI(LightningCLI):
         lines["files"] = f"{folder}{os.sep}: {files}"
         if (folder / "best.ckpt").exists():
             lines["test it"] = f"python train.py test --ckpt_path {folder / 'best.ckpt'}"
+        elif (every := self.datamodule.rhythm.eval_every_env_steps) is not None:
+            lines["no best.ckpt"] = f"no evaluation was due (data.eval_every_env_steps {every:,})"
         for name, text in lines.items():
             self._console.print(f"[bold]{name:<16}[/]{text}", highlight=False)
 
@@ -336,9 +363,15 @@ class DQNCLI(LightningCLI):
         return summary
 
 
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return f"--ckpt_path: {path} is a folder; name a file in it, as {path / 'best.ckpt'}"
+    return f"--ckpt_path: there is no file {path}"
+
+
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"--ckpt_path: there is no file {path}")
+        raise ConfigError(_no_file(path))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["state_dict"].keys()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from dqn_lightning.actor import EpsilonGreedy
@@ -165,6 +165,11 @@ class DQNDataModule(LightningDataModule):
             starts = self.rhythm.learning_starts_env_steps
             self._enough_env_steps = max(starts, self._enough_env_steps)
         rhythm = replace(self.rhythm, learning_starts_env_steps=self._enough_env_steps)
+        if rhythm.over(rhythm.update_due_at(0) - 1, episodes=0):
+            rank_zero_warn(
+                f"no update will be made: data.total_env_steps is {rhythm.total_env_steps:,}, the "
+                f"first update is due at environment step {rhythm.update_due_at(0):,}"
+            )
         self.dataset = ReplayDataset(
             self._make_collector(), rhythm, lambda: self._stopped, self._end_training
         )
@@ -222,6 +227,12 @@ class DQNDataModule(LightningDataModule):
         self.dataset.boundary = state_dict["boundary"]
         self.dataset.next_update = state_dict["next_update"]
         self.dataset.skip_updates(counts.env_steps + self._enough_env_steps)
+        if self.dataset.over:
+            rank_zero_info(
+                f"the run is over already, at environment step {counts.env_steps:,}; "
+                "raise data.total_env_steps or data.total_episodes to go on"
+            )
+            return
         rank_zero_info(
             f"going on from environment step {counts.env_steps:,} with an empty replay: "
             f"learning starts again after {self._enough_env_steps:,} more"
@@ -242,7 +253,13 @@ class DQNDataModule(LightningDataModule):
         rank_zero_info(f"replay: {self.capacity:,} rows, {_readable(num_bytes)}")
         seed = torch.initial_seed() if self.seed is None else self.seed
         env_seed, actor_seed, sampler_seed = np.random.SeedSequence(seed).spawn(3)
-        replay = self._make_replay(self.capacity, self.num_envs, sampler_seed)
+        try:
+            replay = self._make_replay(self.capacity, self.num_envs, sampler_seed)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"data.capacity: {self.capacity:,} rows, {_readable(num_bytes)}, do not fit into "
+                "memory"
+            ) from error
         actor = EpsilonGreedy(self.epsilon, self.num_actions, np.random.default_rng(actor_seed))
         envs = self.factory.make_vector(self.num_envs, self.vectorization)
         collector = Collector(envs, replay, actor)
@@ -368,8 +385,8 @@ def _int31(seed: np.random.SeedSequence) -> int:
 
 
 def _readable(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1000
-    return f"{num_bytes:.3g} GB"
+    return f"{num_bytes:.3g} TB"

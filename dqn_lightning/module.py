@@ -144,6 +144,7 @@ class DQNModule(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         self._means = _Means()
+        self._told_env_steps = 0
         self._policy: Act = self.act
         if self.device.type == "cpu" and type(self).act is DQNModule.act:
             self._policy = greedy_policy(self.online)
@@ -199,6 +200,10 @@ class DQNModule(LightningModule):
         return Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
 
     def _notify(self, clock: Clock) -> None:
+        """Call `after_update`; the clock never goes back to steps that were told of already."""
+        if clock.env_steps < self._told_env_steps:
+            return
+        self._told_env_steps = clock.env_steps
         for call in self.after_update:
             call(clock)
 

@@ -400,6 +400,15 @@ def test_after_update_is_called_between_updates_with_the_clock() -> None:
     assert [clock.grad_steps for clock in clocks] == [0, 1, 1, 2, 2, 3, 3, 4]
 
 
+def test_the_clock_never_goes_back_where_several_updates_fall_on_one_step() -> None:
+    clocks: list[Clock] = []
+    module, data = make(train_every_env_steps=10, updates_per_train=3, total_env_steps=70)
+    module.after_update.append(clocks.append)
+    train(module, data)
+    env_steps = [clock.env_steps for clock in clocks]
+    assert env_steps == [49, 50, 50, 50, 59, 60, 60, 60, 69, 70, 70, 70]
+
+
 def test_gradients_are_clamped_in_every_update() -> None:
     module, data = make(module={"optimizer": partial(torch.optim.SGD, lr=1.0)}, total_env_steps=51)
     before = weights(module)

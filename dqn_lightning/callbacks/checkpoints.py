@@ -52,7 +52,9 @@ class Checkpoints(Checkpoint):
         self.best_env_steps: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Start the periods."""
+        """Start the periods; forget the best of a run that went on under another name."""
+        if not Path(trainer.log_dir or "", "best.ckpt").exists():
+            self.best = self.best_env_steps = None
         self._saved_at: Clock | None = None  # where the run stood in last.ckpt
         self._passed = self._multiples(pl_module)
         self._saved_time = time.monotonic()
@@ -76,6 +78,9 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         score = trainer.callback_metrics.get(self.monitor)
+        if score is None and pl_module.summary is not None:
+            names = ", ".join(name for name in trainer.callback_metrics if name.startswith("eval/"))
+            raise ConfigError(f"checkpoints.monitor: nothing is named {self.monitor}; use {names}")
         if score is not None and (self.best is None or score.item() > self.best):
             self._save(trainer, "best.ckpt", weights_only=True)
             self.best, self.best_env_steps = score.item(), pl_module.clock.env_steps

@@ -51,11 +51,11 @@ class RunFolder(Callback):
         trainer.loggers = [*ours, *trainer.loggers]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the folder."""
+        """Make the folder and write what the run is made with, from here on if it is resumed."""
         if self.path is None:
             return
-        if trainer.is_global_zero and not self.resumed:
-            self.path.mkdir(parents=True)
+        if trainer.is_global_zero:
+            self.path.mkdir(parents=True, exist_ok=self.resumed)
             (self.path / "config.yaml").write_text(self.config_text(self.path.name))
         if self.path.name != self.name and not self.resumed:
             rank_zero_info(f"{self.root / self.name} is there already")

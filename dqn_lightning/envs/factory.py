@@ -48,6 +48,8 @@ class EnvFactory:
         _draw_without_display()
         try:
             env = gym.make(self.env_id, disable_env_checker=True, **self.env_kwargs)
+            for wrapper in self.wrappers:
+                env = wrapper(env)
         except gym.error.DependencyNotInstalled as error:
             raise ConfigError(_missing_dependency(self.env_id, error)) from error
         except (gym.error.Error, ModuleNotFoundError) as error:
@@ -56,8 +58,6 @@ class EnvFactory:
             raise ConfigError(
                 f"data.env_kwargs: {self.env_id} does not take {dict(self.env_kwargs)}: {error}"
             ) from error
-        for wrapper in self.wrappers:
-            env = wrapper(env)
         return _Numbered(env, number)
 
     def make_vector(

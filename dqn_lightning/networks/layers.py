@@ -13,8 +13,8 @@ class Initialization(Protocol):
     """Fills a layer's weight in place; biases keep PyTorch's default."""
 
     def __call__(self, weight: Tensor) -> Any:
-        """Fill the weight. (Said to give a Tensor, the command line would ask for a Tensor.)"""
-        ...
+        """Fill the weight; what is given back is not used."""
+        ...  # said to give a Tensor, the command line would ask for one
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class QNetwork(nn.Module):
         obs_classes: Number of classes of each element of a discrete observation, else None.
 
     Raises:
-        ValueError: If the torso does not make features of rank 2.
+        ValueError: If the torso cannot take the observations, or makes no features of rank 2.
     """
 
     def __init__(
@@ -79,12 +79,18 @@ class QNetwork(nn.Module):
 
 def _num_features(torso: nn.Module, obs_shape: Sequence[int]) -> int:
     training = torso.training
-    with torch.no_grad():  # in eval mode, or layers with statistics would learn from zeros
-        features = torso.eval()(torch.zeros(1, *obs_shape))
+    try:
+        with torch.no_grad():  # in eval mode, or layers with statistics would learn from zeros
+            features = torso.eval()(torch.zeros(1, *obs_shape))
+    except RuntimeError as error:
+        raise ValueError(
+            f"model.network: {type(torso).__name__} cannot take observations of shape "
+            f"{list(obs_shape)}: {error}"
+        ) from error
     torso.train(training)
     if features.ndim != 2:
         raise ValueError(
-            f"a network must make features [batch, number], "
+            f"model.network: a network must make features [batch, number], "
             f"{type(torso).__name__} makes {list(features.shape)}; end it with nn.Flatten()"
         )
     return int(features.shape[1])

@@ -32,7 +32,7 @@ class FakeTrainer(SimpleNamespace):
 
 
 def evaluate(callback: Checkpoints, trainer: Any, scores: list[float]) -> None:
-    module: Any = SimpleNamespace(clock=Clock(0, 0, 0))
+    module: Any = SimpleNamespace(clock=Clock(0, 0, 0), summary="there is one")
     callback.on_train_start(trainer, module)
     for i, score in enumerate(scores, start=1):
         module.clock = Clock(100 * i, 0, i)
@@ -56,6 +56,22 @@ def test_it_goes_on_comparing_with_the_best_of_before(tmp_path: Path) -> None:
     second.load_state_dict(first.state_dict())
     evaluate(second, FakeTrainer(tmp_path), [4.0])
     assert (tmp_path / "best.ckpt").read_text() == "5.0 True"
+
+
+def test_a_run_under_another_name_finds_a_best_of_its_own(tmp_path: Path) -> None:
+    first, folders = Checkpoints(), (tmp_path / "a", tmp_path / "b")
+    for folder in folders:
+        folder.mkdir()
+    evaluate(first, FakeTrainer(folders[0]), [5.0])
+    second = Checkpoints()
+    second.load_state_dict(first.state_dict())
+    evaluate(second, FakeTrainer(folders[1]), [4.0])
+    assert (folders[1] / "best.ckpt").read_text() == "4.0 True"
+
+
+def test_a_value_that_no_evaluation_has_is_refused_with_those_that_it_has(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing is named eval/nope; use eval/return_mean"):
+        evaluate(Checkpoints(monitor="eval/nope"), FakeTrainer(tmp_path), [5.0])
 
 
 def test_weights_that_are_not_finite_are_neither_saved_nor_the_best(tmp_path: Path) -> None:

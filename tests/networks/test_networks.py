@@ -53,6 +53,11 @@ def test_a_network_that_makes_no_features_is_refused_with_the_reason() -> None:
         QNetwork((3, 10, 10), 2, torso=lambda s: nn.Conv2d(s[0], 4, 3), head=ValueHead)
 
 
+def test_a_network_for_other_observations_is_refused_with_their_shape() -> None:
+    with pytest.raises(ValueError, match=r"model\.network: Linear .* of shape \[4\]"):
+        QNetwork((4,), 2, torso=lambda _: nn.Linear(7, 5), head=ValueHead)
+
+
 def test_a_head_can_be_initialised_too() -> None:
     torch.manual_seed(0)
     network = QNetwork(
