@@ -30,8 +30,8 @@ class EpsilonGreedy:
         explore = self.rng.random(num_envs) < self.epsilon(env_steps)
         num_explorers = np.count_nonzero(explore)
         if num_explorers == 0:
-            return act(obs).cpu().numpy()
+            return act(obs).numpy(force=True)
         random_actions = self.rng.integers(self.num_actions, size=num_envs)
         if num_explorers == num_envs:
             return random_actions
-        return np.where(explore, random_actions, act(obs).cpu().numpy())
+        return np.where(explore, random_actions, act(obs).numpy(force=True))

@@ -66,7 +66,8 @@ class Collector:
         except EnvironmentFailure as error:  # says which; what it raised is the cause
             raise self._failure(str(error)) from error.__cause__ or error
         except Exception as error:
-            what = f"the vector environment raised {type(error).__name__}: {error}"
+            which = "environment 0" if num_envs == 1 else "the vector environment"
+            what = f"{which} raised {type(error).__name__}: {error}"
             raise self._failure(what) from error
         self.replay.write(actions, reward, terminated, truncated, obs)
         self._returns += reward

@@ -168,11 +168,13 @@ class Rollout:
     def __call__(self, act: Act) -> Iterator[Batch]:
         """Step the environments with `act`; yield a batch for every update that falls due."""
         dataset, collector = self._dataset, self._dataset.collector
+        total_episodes = dataset.rhythm.total_episodes
         while True:
             due = dataset.rhythm.update_due_at(dataset.next_update)
             next_stop = min(due, self.end)
             while collector.counts.env_steps < next_stop:
-                if dataset.over:
+                episodes = collector.counts.episodes
+                if dataset.stopped() or (total_episodes is not None and episodes >= total_episodes):
                     return
                 self.episodes += collector.step(act)
             if due > self.end:

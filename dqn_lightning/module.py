@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from dqn_lightning.collector import Counts
 from dqn_lightning.dataset import Rollout
 from dqn_lightning.engines import Eager, GradTransform
 from dqn_lightning.errors import ConfigError, NonFiniteError
@@ -144,7 +145,7 @@ class DQNModule(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         self._means = _Means()
-        self._told_env_steps = 0
+        self._told: Counts | None = None  # what `after_update` has heard of; the object itself
         self._policy: Act = self.act
         if self.device.type == "cpu" and type(self).act is DQNModule.act:
             self._policy = greedy_policy(self.online)
@@ -166,21 +167,26 @@ class DQNModule(LightningModule):
         """
         counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         scheduler: Any = self.lr_schedulers()
+        device, grad_steps, told = self.device, self.global_step, self._told
         log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         with _fresh_autocast():
             for batch in rollout(self._policy):
-                self._notify(Clock(*rollout.counts_before_step, self.global_step))
-                self._means.add(self._engine.update(self._on_device(batch)))
+                if rollout.counts is not told:  # the environments have stepped on
+                    self._notify(Clock(*rollout.counts_before_step, grad_steps))
+                    told = rollout.counts
+                self._means.add(self._engine.update(_on_device(batch, device)))
                 counter.increment_ready()
                 counter.increment_completed()
+                grad_steps += 1
                 if scheduler is not None:
                     scheduler.step()
-                self._notify(Clock(*rollout.counts, self.global_step))
-                if log_every and self.global_step % log_every == 0:
+                self._notify(Clock(*told, grad_steps))
+                if log_every and grad_steps % log_every == 0:
                     self._log_means(rollout)
-                if self.global_step == self.trainer.max_steps:
+                if grad_steps == self.trainer.max_steps:
                     break
-        self.clock = Clock(*rollout.counts, self.global_step)
+        self._told = told
+        self.clock = Clock(*rollout.counts, grad_steps)
         # So what Lightning itself logs, as LearningRateMonitor does, has environment steps as its x
         # axis too. It numbers steps from 0, and adds 1 after the batch.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = rollout.end - 2
@@ -194,16 +200,7 @@ class DQNModule(LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=env_steps)
 
-    def _on_device(self, batch: Batch) -> Batch:
-        if batch.obs.device == self.device:
-            return batch
-        return Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
-
     def _notify(self, clock: Clock) -> None:
-        """Call `after_update`; the clock never goes back to steps that were told of already."""
-        if clock.env_steps < self._told_env_steps:
-            return
-        self._told_env_steps = clock.env_steps
         for call in self.after_update:
             call(clock)
 
@@ -310,6 +307,12 @@ class _Means:
         loss, td_error = (sums.item() / self._count for sums in self._sums)
         self._sums, self._count = None, 0
         return {"train/loss": loss, "train/td_error": td_error}
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    if batch.obs.device == device:
+        return batch
+    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 @contextmanager

@@ -39,8 +39,8 @@ class EnvFactory:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     wrappers: Sequence[Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = ()
 
-    def make(self, number: int = 0) -> gym.Env[Any, Any]:
-        """One environment; whatever it raises later carries its number.
+    def make(self) -> gym.Env[Any, Any]:
+        """One environment.
 
         Raises:
             ConfigError: If it cannot be made.
@@ -58,7 +58,7 @@ class EnvFactory:
             raise ConfigError(
                 f"data.env_kwargs: {self.env_id} does not take {dict(self.env_kwargs)}: {error}"
             ) from error
-        return _Numbered(env, number)
+        return env
 
     def make_vector(
         self, num_envs: int, vectorization: Vectorization = "auto"
@@ -93,12 +93,16 @@ class EnvFactory:
         if vectorization == "async":
             workers = [partial(self._make_in_worker, number) for number in range(num_envs)]
             return AsyncVectorEnv(workers, copy=False)
-        return SyncVectorEnv([partial(self.make, number) for number in range(num_envs)], copy=False)
+        makers = [partial(self._make_numbered, number) for number in range(num_envs)]
+        return SyncVectorEnv(makers, copy=False)
+
+    def _make_numbered(self, number: int) -> gym.Env[Any, Any]:
+        return _Numbered(self.make(), number)
 
     def _make_in_worker(self, number: int) -> gym.Env[Any, Any]:
         if multiprocessing.parent_process() is not None:  # Gymnasium makes one in this process too
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
-        return self.make(number)
+        return self._make_numbered(number)
 
     def _choose(self, num_envs: int, env: gym.Env[Any, Any]) -> Vectorization:
         if num_envs == 1:

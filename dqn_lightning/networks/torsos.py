@@ -32,6 +32,7 @@ class MLP(nn.Module):
         super().__init__()
         if any(width < 1 for width in widths):
             raise ValueError(f"MLP: every one of widths must be at least 1, got {list(widths)}")
+        self.flattens = len(obs_shape) > 1
         sizes = [prod(obs_shape), *widths]
         self.layers = nn.ModuleList(
             linear(ins, outs, initialization) for ins, outs in pairwise(sizes)
@@ -40,7 +41,7 @@ class MLP(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Observations [B, …] → features [B, D]."""
-        features = obs.flatten(1)
+        features = obs.flatten(1) if self.flattens else obs
         for layer in self.layers:
             features = self.activation(layer(features))
         return features

@@ -56,7 +56,7 @@ def _unrolled(module: nn.Module) -> list[_Function]:
 
 
 def _unroll_mlp(torso: Any) -> list[_Function]:
-    chain: list[_Function] = [lambda obs: obs.flatten(1)]
+    chain: list[_Function] = [lambda obs: obs.flatten(1)] if torso.flattens else []
     for layer in torso.layers:
         chain += [*_unrolled(layer), *_unrolled(torso.activation)]
     return chain
