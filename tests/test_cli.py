@@ -19,7 +19,8 @@ import yaml
 from lightning.pytorch import Callback
 
 from dqn_lightning import DQNModule
-from dqn_lightning.cli import main, with_config
+from dqn_lightning.arguments import with_config
+from dqn_lightning.cli import main
 
 ROOT = Path(__file__).parents[1]
 CARTPOLE = ROOT / "configs" / "cartpole.yaml"

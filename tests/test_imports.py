@@ -5,6 +5,7 @@ from pathlib import Path
 
 LADDER = [
     ["cli"],
+    ["arguments"],
     ["callbacks"],
     ["datamodule", "module"],
     ["dataset", "evaluation"],

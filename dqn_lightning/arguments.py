@@ -1,0 +1,110 @@
+"""What the command line is given: its arguments, the configuration they call for, a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dqn_lightning.errors import ConfigError
+from dqn_lightning.module import DQNModule
+
+COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def with_config(arguments: list[str], default_config: Path | None) -> list[str]:
+    """Add the configuration that a command line does not name.
+
+    It is the one beside the checkpoint, or else the default one; never both, and never any under
+    one that is named.
+
+    Raises:
+        ConfigError: If there is none beside the checkpoint.
+    """
+    command = arguments[0] if arguments else None
+    flags = {argument.split("=")[0] for argument in arguments}
+    if command not in COMMANDS or flags & {"-h", "--help"}:
+        return arguments
+    if flags & {"-c", "--config"}:
+        return [command, *_config_first(arguments[1:])]
+    config = default_config
+    checkpoint = _value_of("--ckpt_path", arguments)
+    if checkpoint is not None:
+        config = Path(checkpoint).parent / "config.yaml"
+        if not Path(checkpoint).is_file():
+            raise ConfigError(_no_file(Path(checkpoint)))
+        if not config.is_file():
+            raise ConfigError(
+                f"--ckpt_path: no config.yaml beside {checkpoint}; name one with --config"
+            )
+    elif command != "fit" and "--print_config" not in flags:
+        raise ConfigError(f"{command} needs --ckpt_path FILE (or --config for untrained weights)")
+    return arguments if config is None else [command, "--config", str(config), *arguments[1:]]
+
+
+def _config_first(arguments: list[str]) -> list[str]:
+    """The same flags, configurations before all others, for a flag wins over what it follows."""
+    configs, others, rest = [], [], iter(arguments)
+    for argument in rest:
+        if argument in ("-c", "--config"):
+            configs += [argument, *([value] if (value := next(rest, None)) is not None else [])]
+        elif argument.startswith(("-c=", "--config=")):
+            configs.append(argument)
+        else:
+            others.append(argument)
+    return [*configs, *others]
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+    return None
+
+
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return f"--ckpt_path: {path} is a folder; name a file in it, as {path / 'best.ckpt'}"
+    return f"--ckpt_path: there is no file {path}"
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content; no code in it is run.
+
+    Raises:
+        ConfigError: If there is no such file, or it is not whole.
+    """
+    if not path.is_file():
+        raise ConfigError(_no_file(path))
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"].keys()
+    except Exception as error:  # torch.load raises many kinds on files that are not whole
+        raise ConfigError(
+            f"--ckpt_path: {path} is no whole checkpoint ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]})"
+        ) from error
+    return dict(checkpoint)
+
+
+def check_fits(path: Path, checkpoint: dict[str, Any], model: DQNModule) -> None:
+    """Compare the shapes of a checkpoint's weights with the module's.
+
+    Raises:
+        ConfigError: If they differ: another network, or an environment with other spaces.
+    """
+    theirs = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if theirs == ours:
+        return
+    saved = checkpoint.get("hyper_parameters", {})
+    differences = [
+        f"{name} {tuple(ours.get(name, ()))} here, {tuple(theirs.get(name, ()))} there"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    raise ConfigError(
+        f"--ckpt_path: {path} is of another network or environment (observations "
+        f"{saved.get('obs_shape')}, {saved.get('num_actions')} actions): {differences[0]}"
+    )
