@@ -41,8 +41,6 @@ _INTERRUPTED = 130
 _NOT_OURS = {
     "gradient_clip_val": (None, "gradient_clamp"),
     "accumulate_grad_batches": (1, "data.batch_size"),
-    "min_steps": (None, "data.total_env_steps"),
-    "min_epochs": (None, "data.total_env_steps"),
 }
 """Flags of the Trainer that cannot work, their defaults, and what to use instead."""
 

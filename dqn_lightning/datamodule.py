@@ -2,14 +2,16 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -125,7 +127,8 @@ class DQNDataModule(LightningDataModule):
         self.dataset: ReplayDataset | None = None
         self._state: dict[str, Any] = {}  # where the last run stood
         self._stopped = False
-        self._closing: list[Collector] = []
+        self._eval_collectors: dict[tuple[int, float], Collector] = {}
+        self._environments = ExitStack()  # closes all that were made
         self._check_settings()
         self.factory = EnvFactory(env_id, env_kwargs or {}, wrappers or [])
         self._read_spaces()
@@ -152,8 +155,11 @@ class DQNDataModule(LightningDataModule):
         if stage != "fit":
             return
         assert self.trainer is not None
-        if self.trainer.min_steps or self.trainer.min_epochs:
-            raise ConfigError("trainer.min_steps, trainer.min_epochs: use data.total_env_steps")
+        for name in ("min_steps", "min_epochs"):
+            if getattr(self.trainer, name):
+                raise ConfigError(
+                    f"trainer.{name}: cannot keep a run going; use data.total_env_steps"
+                )
         for pattern in (".*has `__len__` defined.*", ".*your dataloader is not resumable.*"):
             warnings.filterwarnings("ignore", pattern)  # its length is meant, its state is ours
         # So callbacks that watch evaluations look after each of them, not at the end of an epoch.
@@ -191,7 +197,7 @@ class DQNDataModule(LightningDataModule):
         """One batch of the given observations, or greedy episodes one by one."""
         if self.observations is not None:
             return _Items([self._load_observations(self.observations)])
-        make = cache(partial(self._make_eval_collector, 1, 0.0))
+        make = partial(self._eval_collector, 1, 0.0)
         seeds = range(self.test_seed, self.test_seed + self.eval_episodes)
         return _Items([Evaluation(make, episodes=1, seed=seed) for seed in seeds])
 
@@ -200,9 +206,8 @@ class DQNDataModule(LightningDataModule):
         if self.dataset is not None and stage == "fit":
             self._state = self.state_dict()
             self.dataset = None
-        for collector in self._closing:
-            collector.envs.close()
-        self._closing.clear()
+        self._environments.close()
+        self._eval_collectors.clear()  # an evaluation that comes later makes them anew
 
     def on_exception(self, exception: BaseException) -> None:
         """Close what a failed run leaves open."""
@@ -261,27 +266,36 @@ class DQNDataModule(LightningDataModule):
                 "memory"
             ) from error
         actor = EpsilonGreedy(self.epsilon, self.num_actions, np.random.default_rng(actor_seed))
-        envs = self.factory.make_vector(self.num_envs, self.vectorization)
+        envs = self._make_envs(self.num_envs, self.vectorization)
         collector = Collector(envs, replay, actor)
-        self._closing.append(collector)
         collector.reset(_int31(env_seed))
         return collector
 
     def _evaluation(self, episodes: int, seed: int, epsilon: float) -> Evaluation:
-        make = cache(partial(self._make_eval_collector, min(episodes, _MAX_EVAL_ENVS), epsilon))
+        make = partial(self._eval_collector, min(episodes, _MAX_EVAL_ENVS), epsilon)
         return Evaluation(make, episodes=episodes, seed=seed, stopped=lambda: self._stopped)
+
+    def _eval_collector(self, num_envs: int, epsilon: float) -> Collector:
+        """The one for evaluations of this kind, made when it is first asked for."""
+        key = num_envs, epsilon
+        if key not in self._eval_collectors:
+            self._eval_collectors[key] = self._make_eval_collector(num_envs, epsilon)
+        return self._eval_collectors[key]
 
     def _make_eval_collector(self, num_envs: int, epsilon: float) -> Collector:
         as_training: Vectorization = (
             "auto" if self.vectorization == "single" else self.vectorization
         )
-        envs = self.factory.make_vector(num_envs, as_training)
+        envs = self._make_envs(num_envs, as_training)
         newest = (self.frame_stack + 2) * num_envs  # rows
         replay = self._make_replay(newest, num_envs, np.random.SeedSequence(0), n_step=1)
         actor = EpsilonGreedy(Constant(epsilon), self.num_actions, np.random.default_rng(0))
-        collector = Collector(envs, replay, actor)
-        self._closing.append(collector)
-        return collector
+        return Collector(envs, replay, actor)
+
+    def _make_envs(self, num_envs: int, vectorization: Vectorization) -> VectorEnv[Any, Any, Any]:
+        envs = self.factory.make_vector(num_envs, vectorization)
+        self._environments.callback(envs.close)
+        return envs
 
     def _make_replay(
         self,

@@ -173,6 +173,7 @@ class Rollout:
             due = dataset.rhythm.update_due_at(dataset.next_update)
             next_stop = min(due, self.end)
             while collector.counts.env_steps < next_stop:
+                # `dataset.over`, less what cannot change within a rollout: this is the hot path.
                 episodes = collector.counts.episodes
                 if dataset.stopped() or (total_episodes is not None and episodes >= total_episodes):
                     return

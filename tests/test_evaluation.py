@@ -37,6 +37,16 @@ def test_it_plays_the_same_episodes_every_time_and_with_exploration_too() -> Non
         assert evaluation(two) == evaluation(two)
 
 
+@pytest.mark.parametrize("vectorization", ["single", "async"])
+def test_it_can_be_called_again_after_its_environments_were_closed(vectorization: str) -> None:
+    data = DQNDataModule("toy/Walk-v0", vectorization=vectorization)  # type: ignore[arg-type]
+    evaluation = data._evaluation(4, seed=5, epsilon=0.0)
+    played = evaluation(two)
+    data.teardown("fit")
+    assert evaluation(two) == played
+    data.teardown("fit")
+
+
 def test_epsilon_explores() -> None:
     assert make(10, 0.0)(two) != make(10, 1.0)(two)
 

@@ -16,6 +16,13 @@ from dqn_lightning.callbacks import EpisodeLog, GradientClamp, TargetSync
 from dqn_lightning.networks import MLP
 from dqn_lightning.types import Clock
 
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
 
 class Recorder(Logger):
     """Keeps what is logged."""
@@ -54,15 +61,7 @@ def make(seed: int = 1, module: dict[str, Any] | None = None, **data: Any) -> tu
 def train(
     module: DQNModule, datamodule: DQNDataModule, *callbacks: Callback, **trainer: Any
 ) -> Trainer:
-    options = {
-        "accelerator": "cpu",
-        "max_epochs": -1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        **trainer,
-    }
+    options = {**QUIET, "max_epochs": -1, "enable_checkpointing": False, **trainer}
     if not any(isinstance(callback, TargetSync) for callback in callbacks):
         callbacks = (*callbacks, TargetSync(every_n_grad_steps=10))
     fitted = Trainer(callbacks=list(callbacks), **options)
@@ -353,9 +352,7 @@ def test_a_run_goes_on_from_a_checkpoint_and_counts_on(tmp_path: Any) -> None:
 
 def test_test_and_validate_and_predict_need_no_training() -> None:
     module, data = make(test_episodes=5)
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
-    )
+    trainer = Trainer(**QUIET)
     (result,) = trainer.test(module, datamodule=data, verbose=False)
     assert result["test/episodes"] == 5
     (result,) = trainer.validate(module, datamodule=data, verbose=False)
@@ -371,9 +368,7 @@ def test_predict_takes_a_file_of_observations(tmp_path: Any) -> None:
     obs = torch.randn(9, 4)
     torch.save(obs, tmp_path / "obs.pt")
     module, data = make(observations=str(tmp_path / "obs.pt"))
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
-    )
+    trainer = Trainer(**QUIET)
     (prediction,) = trainer.predict(module, datamodule=data)
     assert torch.equal(prediction["action"], module.act(obs))
     torch.save(obs[:, :3], tmp_path / "obs.pt")
