@@ -3,6 +3,15 @@
 from dqn_lightning.networks.heads import ValueHead
 from dqn_lightning.networks.layers import Normal, Observation, Orthogonal
 from dqn_lightning.networks.q_network import QNetwork
-from dqn_lightning.networks.torsos import MLP
+from dqn_lightning.networks.torsos import CNN, MLP, FrameDifference
 
-__all__ = ["MLP", "Normal", "Observation", "Orthogonal", "QNetwork", "ValueHead"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "FrameDifference",
+    "Normal",
+    "Observation",
+    "Orthogonal",
+    "QNetwork",
+    "ValueHead",
+]

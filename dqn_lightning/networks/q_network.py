@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from dqn_lightning.networks.heads import ValueHead
 from dqn_lightning.networks.layers import Observation
-from dqn_lightning.networks.torsos import MLP
+from dqn_lightning.networks.torsos import CNN, MLP, FrameDifference, TorsoFactory
 
 _SAME_IN_BOTH_MODES = (
+    CNN,
+    FrameDifference,
     MLP,
     ValueHead,
     nn.Conv2d,
@@ -25,9 +27,6 @@ _SAME_IN_BOTH_MODES = (
     nn.Tanh,
 )
 """Layers that compute the same in training and evaluation; any other might not."""
-
-TorsoFactory: TypeAlias = Callable[[Sequence[int]], nn.Module]
-"""Shape of an observation → module that makes features [B, D] of observations [B, …]."""
 
 HeadFactory: TypeAlias = Callable[[int, int], nn.Module]
 """Number of features, number of actions → module whose output has `q_values` [B, A]."""

@@ -3,10 +3,14 @@
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from dqn_lightning.networks.layers import Initialization, linear
+
+TorsoFactory: TypeAlias = Callable[[Sequence[int]], nn.Module]
+"""Shape of an observation → module that makes features [B, D] of observations [B, …]."""
 
 
 class MLP(nn.Module):
@@ -44,4 +48,93 @@ class MLP(nn.Module):
         features = obs.flatten(1) if self.flattens else obs
         for layer in self.layers:
             features = self.activation(layer(features))
+        return features
+
+
+class CNN(nn.Module):
+    """Convolutions of a picture, then linear layers; ReLU after each.
+
+    The defaults are the network of Mnih et al. 2015.
+
+    Args:
+        obs_shape: [C, H, W].
+        channels: Channels that each convolution makes.
+        kernel_sizes: Side of each convolution's kernel, in pixels.
+        strides: Step of each convolution, in pixels.
+        batch_norm: Whether each convolution is followed by batch normalisation (Ioffe and Szegedy
+            2015).
+        widths: Width of each linear layer. If empty, the last convolution's outputs are the
+            features.
+
+    Raises:
+        ValueError: If the observation is no picture, or too small for these convolutions.
+    """
+
+    def __init__(
+        self,
+        obs_shape: Sequence[int],
+        channels: Sequence[int] = (32, 64, 64),
+        kernel_sizes: Sequence[int] = (8, 4, 3),
+        strides: Sequence[int] = (4, 2, 1),
+        batch_norm: bool = False,
+        widths: Sequence[int] = (512,),
+    ) -> None:
+        super().__init__()
+        if len(obs_shape) != 3:
+            raise ValueError(
+                f"model.network: CNN needs pictures [channels, height, width], the observations "
+                f"are {list(obs_shape)}"
+            )
+        if not len(channels) == len(kernel_sizes) == len(strides):
+            raise ValueError(
+                f"model.network: CNN needs as many channels ({len(channels)}) as kernel_sizes "
+                f"({len(kernel_sizes)}) and strides ({len(strides)})"
+            )
+        ins, *size = obs_shape
+        layers: list[nn.Module] = []
+        for outs, kernel_size, stride in zip(channels, kernel_sizes, strides, strict=True):
+            layers.append(nn.Conv2d(ins, outs, kernel_size, stride))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(outs))
+            layers.append(nn.ReLU())
+            ins, size = outs, [(side - kernel_size) // stride + 1 for side in size]
+            if min(size) < 1:
+                raise ValueError(
+                    f"model.network: pictures of {obs_shape[1]} x {obs_shape[2]} are too small for "
+                    f"CNN with kernel_sizes {list(kernel_sizes)} and strides {list(strides)}"
+                )
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        self.linear = MLP((ins * prod(size),), widths)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Pictures [B, C, H, W] → features [B, D]."""
+        features: Tensor = self.linear(self.convolutions(obs))
+        return features
+
+
+class FrameDifference(nn.Module):
+    """Gives another torso the newest of two stacked frames minus the one before.
+
+    Args:
+        obs_shape: Shape of two frames, stacked along their first dimension.
+        torso: Makes the other torso, for the shape of one frame.
+
+    Raises:
+        ValueError: If there are not two frames.
+    """
+
+    def __init__(self, obs_shape: Sequence[int], torso: TorsoFactory = CNN) -> None:
+        super().__init__()
+        stacked, *rest = obs_shape
+        if stacked % 2:
+            raise ValueError(
+                f"model.network: FrameDifference needs data.frame_stack 2, the observations are "
+                f"{list(obs_shape)}"
+            )
+        self.torso = torso((stacked // 2, *rest))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Stacks of two frames [B, 2 C, …] → features [B, D]."""
+        older, newest = obs.chunk(2, dim=1)
+        features: Tensor = self.torso(newest - older)
         return features

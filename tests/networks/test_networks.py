@@ -1,10 +1,20 @@
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from dqn_lightning.networks import MLP, Normal, Observation, Orthogonal, QNetwork, ValueHead
+from dqn_lightning.networks import (
+    CNN,
+    MLP,
+    FrameDifference,
+    Normal,
+    Observation,
+    Orthogonal,
+    QNetwork,
+    ValueHead,
+)
 
 
 def test_pictures_are_scaled_to_one() -> None:
@@ -64,3 +74,59 @@ def test_a_head_can_be_initialised_too() -> None:
         (4,), 2, partial(MLP, widths=(300,)), partial(ValueHead, initialization=Normal(5))
     )
     assert network.head.values.weight.std().item() == pytest.approx(5, rel=0.1)
+
+
+def test_a_cnn_is_the_network_of_the_nature_paper_unless_told_otherwise() -> None:
+    network = QNetwork((4, 84, 84), 6, torso=CNN, head=ValueHead)
+    assert sum(p.numel() for p in network.parameters()) == 1_687_206  # as published
+    kinds = [type(layer) for layer in network.torso.convolutions]
+    assert kinds == [nn.Conv2d, nn.ReLU] * 3 + [nn.Flatten]
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 90), (80, 180), (29, 31)])
+def test_a_cnns_features_are_computed_for_any_picture(height: int, width: int) -> None:
+    torso = partial(CNN, channels=(16, 32, 32), kernel_sizes=(5, 5, 5), strides=(2, 2, 2))
+    for widths in ((), (7,)):
+        network = QNetwork((3, height, width), 2, partial(torso, widths=widths), ValueHead)
+        assert network(torch.zeros(2, 3, height, width)).q_values.shape == (2, 2)
+
+
+def test_batch_norm_stands_between_convolution_and_relu() -> None:
+    torso = CNN((3, 40, 90), (16, 32), (5, 5), (2, 2), batch_norm=True, widths=())
+    kinds = [type(layer) for layer in torso.convolutions]
+    assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2 + [nn.Flatten]
+
+
+@pytest.mark.parametrize(
+    ("obs_shape", "kwargs", "words"),
+    [
+        ((4,), {}, r"CNN needs pictures \[channels, height, width\], the observations are \[4\]"),
+        ((3, 20, 20), {}, "pictures of 20 x 20 are too small"),
+        (
+            (3, 84, 84),
+            {"strides": (2,)},
+            r"as many channels \(3\) as kernel_sizes .* strides \(1\)",
+        ),
+    ],
+)
+def test_a_cnn_that_cannot_be_is_refused(
+    obs_shape: tuple[int, ...], kwargs: Any, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        CNN(obs_shape, **kwargs)
+
+
+def test_another_torso_is_given_the_newest_frame_minus_the_one_before() -> None:
+    torso = FrameDifference((6, 2, 2), torso=lambda shape: nn.Flatten())
+    older, newest = torch.rand(5, 3, 2, 2), torch.rand(5, 3, 2, 2)
+    assert torch.equal(torso(torch.cat([older, newest], 1)), (newest - older).flatten(1))
+    made_for = []
+    FrameDifference((8,), torso=lambda shape: made_for.append(tuple(shape)) or nn.Identity())
+    assert made_for == [(4,)]
+
+
+def test_a_difference_of_one_frame_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"data\.frame_stack 2, the observations are \[3, 40, 90\]"
+    ):
+        FrameDifference((3, 40, 90))
