@@ -16,16 +16,23 @@ from dqn_lightning.types import Act
 _Function: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def greedy_policy(network: QNetwork) -> Act:
+def greedy_policy(network: QNetwork, training: bool = False) -> Act:
     """Greedy actions of a network, as it is at the time: the same numbers as by calling it.
 
     On one observation most of the time goes into calling modules within modules, not into their
     arithmetic. The function holds the network's parameters, so it must not outlive them.
+
+    Args:
+        network: Its parameters lie on one device; observations are brought there.
+        training: Whether it acts in training mode, in place of evaluation mode.
     """
     chain = value_chain(network)
+    device = next(network.parameters()).device
+    if device.type != "cpu":
+        chain.insert(0, lambda obs: obs.to(device))
 
     def act(obs: Tensor) -> Tensor:
-        network.switch(training=False)
+        network.switch(training)
         with torch.inference_mode():
             for function in chain:
                 obs = function(obs)
