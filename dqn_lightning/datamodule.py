@@ -38,6 +38,8 @@ class DQNDataModule(LightningDataModule):
         env_id: A registered Gymnasium id, or `module:id` for one that registers when imported.
         env_kwargs: Passed to `gymnasium.make`.
         wrappers: Wrap each environment, the first one innermost.
+        eval_env_kwargs: What of `env_kwargs` is different in evaluations and tests.
+        eval_wrappers: Wrap the environments of evaluations and tests; as in training if None.
         num_envs: Environments stepped together.
         vectorization: How they are stepped: `single` (one, the fastest way), `sync` (in turn),
             `async` (in processes), `native` (the environment's own vector version), or `auto`.
@@ -46,6 +48,8 @@ class DQNDataModule(LightningDataModule):
         sampler: Which rows are drawn; uniformly, with replacement, if None.
         n_step: Steps of the return.
         gamma: Discount of one step.
+        bootstrap_terminal: Whether the value of terminal observations counts, as in MorvanZhou's
+            tutorial, which forgets to leave it out.
         frame_stack: Newest observations that make up the network's input.
         learning_starts_env_steps: No update before so many environment steps.
         train_every_env_steps: Environment steps between updates.
@@ -74,6 +78,8 @@ class DQNDataModule(LightningDataModule):
         env_id: str = "CartPole-v1",
         env_kwargs: dict[str, Any] | None = None,
         wrappers: list[Callable[[gym.Env], gym.Env]] | None = None,
+        eval_env_kwargs: dict[str, Any] | None = None,
+        eval_wrappers: list[Callable[[gym.Env], gym.Env]] | None = None,
         num_envs: int = 1,
         vectorization: Vectorization = "auto",
         capacity: int = 100_000,
@@ -81,6 +87,7 @@ class DQNDataModule(LightningDataModule):
         sampler: Sampler | None = None,
         n_step: int = 1,
         gamma: float = 0.99,
+        bootstrap_terminal: bool = False,
         frame_stack: int = 1,
         learning_starts_env_steps: int = 1_000,
         train_every_env_steps: int = 1,
@@ -105,6 +112,7 @@ class DQNDataModule(LightningDataModule):
         self.sampler = Uniform() if sampler is None else sampler
         self.n_step = n_step
         self.gamma = gamma
+        self.bootstrap_terminal = bootstrap_terminal
         self.frame_stack = frame_stack
         self.epsilon: Schedule = Constant(epsilon) if isinstance(epsilon, (int, float)) else epsilon
         self.eval_episodes = eval_episodes
@@ -131,6 +139,11 @@ class DQNDataModule(LightningDataModule):
         self._environments = ExitStack()  # closes all that were made
         self._check_settings()
         self.factory = EnvFactory(env_id, env_kwargs or {}, wrappers or [])
+        self.eval_factory = EnvFactory(
+            env_id,
+            {**self.factory.env_kwargs, **(eval_env_kwargs or {})},
+            self.factory.wrappers if eval_wrappers is None else eval_wrappers,
+        )
         self._read_spaces()
 
     # Spaces: what the network is built for ------------------------------------------------------
@@ -197,7 +210,7 @@ class DQNDataModule(LightningDataModule):
         """One batch of the given observations, or greedy episodes one by one."""
         if self.observations is not None:
             return _Items([self._load_observations(self.observations)])
-        make = partial(self._eval_collector, 1, 0.0)
+        make = partial(self.eval_collector, 1, 0.0)
         seeds = range(self.test_seed, self.test_seed + self.eval_episodes)
         return _Items([Evaluation(make, episodes=1, seed=seed) for seed in seeds])
 
@@ -266,16 +279,16 @@ class DQNDataModule(LightningDataModule):
                 "memory"
             ) from error
         actor = EpsilonGreedy(self.epsilon, self.num_actions, np.random.default_rng(actor_seed))
-        envs = self._make_envs(self.num_envs, self.vectorization)
+        envs = self._make_envs(self.factory, self.num_envs, self.vectorization)
         collector = Collector(envs, replay, actor)
         collector.reset(_int31(env_seed))
         return collector
 
     def _evaluation(self, episodes: int, seed: int, epsilon: float) -> Evaluation:
-        make = partial(self._eval_collector, min(episodes, _MAX_EVAL_ENVS), epsilon)
+        make = partial(self.eval_collector, min(episodes, _MAX_EVAL_ENVS), epsilon)
         return Evaluation(make, episodes=episodes, seed=seed, stopped=lambda: self._stopped)
 
-    def _eval_collector(self, num_envs: int, epsilon: float) -> Collector:
+    def eval_collector(self, num_envs: int, epsilon: float) -> Collector:
         """The one for evaluations of this kind, made when it is first asked for."""
         key = num_envs, epsilon
         if key not in self._eval_collectors:
@@ -286,14 +299,22 @@ class DQNDataModule(LightningDataModule):
         as_training: Vectorization = (
             "auto" if self.vectorization == "single" else self.vectorization
         )
-        envs = self._make_envs(num_envs, as_training)
+        envs = self._make_envs(self.eval_factory, num_envs, as_training)
+        shape = envs.single_observation_space.shape
+        if shape != self._frame_shape:
+            raise ConfigError(
+                f"data.eval_wrappers: observations are {shape} there, {self._frame_shape} in "
+                "training"
+            )
         newest = (self.frame_stack + 2) * num_envs  # rows
         replay = self._make_replay(newest, num_envs, np.random.SeedSequence(0), n_step=1)
         actor = EpsilonGreedy(Constant(epsilon), self.num_actions, np.random.default_rng(0))
         return Collector(envs, replay, actor)
 
-    def _make_envs(self, num_envs: int, vectorization: Vectorization) -> VectorEnv[Any, Any, Any]:
-        envs = self.factory.make_vector(num_envs, vectorization)
+    def _make_envs(
+        self, factory: EnvFactory, num_envs: int, vectorization: Vectorization
+    ) -> VectorEnv[Any, Any, Any]:
+        envs = factory.make_vector(num_envs, vectorization)
         self._environments.callback(envs.close)
         return envs
 
@@ -311,6 +332,7 @@ class DQNDataModule(LightningDataModule):
             self._frame_dtype,
             gamma=self.gamma,
             n_step=n_step or self.n_step,
+            bootstrap_terminal=self.bootstrap_terminal,
             frame_stack=self.frame_stack,
             sampler=self.sampler,
             generator=torch.Generator().manual_seed(_int31(seed)),

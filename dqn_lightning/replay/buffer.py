@@ -31,6 +31,8 @@ class ReplayBuffer:
         obs_dtype: Dtype of the observations.
         gamma: Discount of one step. May be changed at any time.
         n_step: Steps of the return (Sutton 1988). May be changed at any time.
+        bootstrap_terminal: Whether the value of a terminal observation counts as any other's does.
+            It is no part of the return: MorvanZhou's tutorial forgets to leave it out.
         frame_stack: Observations stacked along their first dimension, the oldest first; the first
             of an episode is repeated where there are not enough.
         sampler: Which rows are drawn.
@@ -49,6 +51,7 @@ class ReplayBuffer:
         *,
         gamma: float = 0.99,
         n_step: int = 1,
+        bootstrap_terminal: bool = False,
         frame_stack: int = 1,
         sampler: Sampler | None = None,
         generator: torch.Generator | None = None,
@@ -62,6 +65,7 @@ class ReplayBuffer:
         self.num_envs = num_envs
         self.gamma = gamma
         self.n_step = n_step
+        self.bootstrap_terminal = bootstrap_terminal
         self.frame_stack = frame_stack
         self.sampler = sampler or Uniform()
         self.generator = generator or torch.Generator()
@@ -178,13 +182,15 @@ class ReplayBuffer:
         """The transitions that start at these drawable rows [B].
 
         reward = sum of gamma^j r_{t+1+j} over the window of k ≤ n steps; next_obs = obs_{t+k};
-        discount = gamma^k, or 0 if the last of these steps terminated the episode.
+        discount = gamma^k, or 0 if the last of these steps terminated the episode and terminal
+        observations are not bootstrapped from.
         """
         position = self._position(rows)
+        bootstrap: float | Tensor  # what the next value counts for, unless nothing follows
         if self.n_step == 1:
             reward = self._storage.take("reward", position)
             terminated = self._storage.take("terminated", position)
-            discount = torch.where(terminated, 0.0, self.gamma)
+            bootstrap = self.gamma
             next_rows = rows + self.num_envs
         else:
             alive = self._alive(rows)  # [B, n]
@@ -192,8 +198,11 @@ class ReplayBuffer:
             reward = (self._window("reward", rows) * alive * gammas[:-1]).sum(1).float()
             terminated = (self._window("terminated", rows) & alive).any(1)
             num_steps = alive.sum(1)
-            discount = (gammas[num_steps] * ~terminated).float()
+            bootstrap = gammas[num_steps].float()
             next_rows = rows + num_steps * self.num_envs
+        if self.bootstrap_terminal:
+            terminated = torch.zeros_like(terminated)
+        discount = torch.where(terminated, 0.0, bootstrap)
         return Batch(
             obs=self._stacked(rows, position),
             action=self._storage.take("action", position),

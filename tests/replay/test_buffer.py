@@ -135,6 +135,21 @@ def test_nothing_is_valued_beyond_a_terminal_state() -> None:
     assert batch.discount.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize(("n_step", "discounts"), [(1, [0.5, 0.5]), (3, [0.25, 0.5])])
+def test_a_terminal_state_is_valued_on_request_only(n_step: int, discounts: list[float]) -> None:
+    replay = ReplayBuffer(
+        20, 1, (1,), torch.float32, gamma=0.5, n_step=n_step, bootstrap_terminal=True
+    )
+    one, no, yes = np.ones(1), np.array([False]), np.array([True])
+    replay.begin(np.array([[10.0]]))
+    replay.write(one, one, no, no, np.array([[11.0]]))
+    replay.write(one, one, yes, no, np.array([[12.0]]))
+    replay.write(one, one * 0, no, no, np.array([[20.0]]))
+    batch = replay.gather(torch.tensor([0, 1]))
+    assert batch.discount.tolist() == discounts
+    assert batch.next_obs.flatten().tolist() == [11.0 if n_step == 1 else 12.0, 12.0]
+
+
 def test_observations_keep_their_dtype_and_pictures_stack_along_channels() -> None:
     replay = ReplayBuffer(20, 2, (3, 4, 5), torch.uint8, frame_stack=2)
     first = np.full((2, 3, 4, 5), 7, np.uint8)
