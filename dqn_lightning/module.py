@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -21,7 +22,8 @@ from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.evaluation import Evaluation, Summary, summarize
 from dqn_lightning.losses import DQN, Objective, ObjectiveOutput
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
-from dqn_lightning.networks.q_network import HeadFactory, TorsoFactory
+from dqn_lightning.networks.q_network import HeadFactory
+from dqn_lightning.networks.torsos import TorsoFactory
 from dqn_lightning.networks.unroll import greedy_policy
 from dqn_lightning.types import Act, Batch, Clock, QValues
 
@@ -53,6 +55,9 @@ class DQNModule(LightningModule):
         objective: What an update makes smaller; `DQN()` if None.
         optimizer: Makes the optimiser of the online network's parameters.
         lr_scheduler: Makes a learning-rate schedule, stepped after every update.
+        act_in_train_mode: Whether the network stays in training mode while it acts in training, as
+            in the PyTorch tutorial: batch normalisation then takes the statistics of the
+            observations it acts on, and learns from them. Evaluations are not concerned.
 
     Raises:
         ValueError: If the network does not make features.
@@ -68,6 +73,7 @@ class DQNModule(LightningModule):
         objective: Objective | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        act_in_train_mode: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -84,6 +90,7 @@ class DQNModule(LightningModule):
         self.after_update: list[AfterUpdate] = []
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
+        self.act_in_train_mode = act_in_train_mode
         self.clock = Clock(0, 0, 0)  # where the run stood when this module last learned
         self.summary: Summary | None = None  # of the newest evaluation
 
@@ -147,8 +154,8 @@ class DQNModule(LightningModule):
         self._means = _Means()
         self._told: Counts | None = None  # what `after_update` has heard of; the object itself
         self._policy: Act = self.act
-        if self.device.type == "cpu" and type(self).act is DQNModule.act:
-            self._policy = greedy_policy(self.online)
+        if type(self).act is DQNModule.act:
+            self._policy = greedy_policy(self.online, self.act_in_train_mode)
         self._engine = Eager(
             self.online, self.target, self.objective, optimizer, self.grad_transforms
         )
@@ -169,8 +176,11 @@ class DQNModule(LightningModule):
         scheduler: Any = self.lr_schedulers()
         device, grad_steps, told = self.device, self.global_step, self._told
         log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        policy = self._policy
+        if self.act_in_train_mode:
+            policy = partial(self._notify_and_act, rollout)
         with _fresh_autocast():
-            for batch in rollout(self._policy):
+            for batch in rollout(policy):
                 if rollout.counts is not told:  # the environments have stepped on
                     self._notify(Clock(*rollout.counts_before_step, grad_steps))
                     told = rollout.counts
@@ -199,6 +209,11 @@ class DQNModule(LightningModule):
         """Write values to every logger, with environment steps as the x axis."""
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=env_steps)
+
+    def _notify_and_act(self, rollout: Rollout, obs: Tensor) -> Tensor:
+        """Act in training mode, which moves statistics: a sync that is due copies them before."""
+        self._notify(Clock(*rollout.counts, self.global_step))
+        return self._policy(obs)
 
     def _notify(self, clock: Clock) -> None:
         for call in self.after_update:

@@ -321,6 +321,21 @@ def test_acting_uses_eval_mode_and_learning_train_mode() -> None:
     assert module.target.torso.layers[1].num_batches_tracked > 0  # synced, buffers too
 
 
+def test_acting_in_training_mode_moves_statistics_and_evaluating_does_not() -> None:
+    def trained(**settings: Any) -> tuple[DQNModule, int]:
+        options = {"network": Features, "act_in_train_mode": True}
+        module, data = make(module=options, num_envs=4, **settings)
+        return module, train(module, data).global_step
+
+    exploring, updates = trained(epsilon=1.0)
+    assert exploring.online.torso.layers[1].num_batches_tracked == updates  # nobody asked it
+    acting, updates = trained(epsilon=0.0)
+    moved = acting.online.torso.layers[1].num_batches_tracked - updates
+    assert 70 < moved <= 85  # once per step of the four environments, boundaries included
+    evaluated, _ = trained(epsilon=0.0, eval_every_env_steps=100)
+    assert equal(weights(evaluated)[:9], weights(acting)[:9])
+
+
 def test_a_checkpoint_gives_a_network_that_acts(tmp_path: Any) -> None:
     module, data = make()
     trainer = train(module, data)
