@@ -1,4 +1,4 @@
-"""Logs and draws how long episodes last."""
+"""Logs and draws the durations and returns of episodes."""
 
 import time
 from collections.abc import Sequence
@@ -7,29 +7,30 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torchmetrics import MeanMetric
 
 from dqn_lightning.dataset import Rollout
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
-from dqn_lightning.plots.durations import LiveDurations, save_durations
+from dqn_lightning.plots.episodes import DURATION, RETURN, LiveDurations, save_episodes
 from dqn_lightning.types import Episode
 
 _FIRST_DRAWING_S = 10.0
 
 
 class EpisodeLog(Callback):
-    """Writes each finished training episode to every logger, and draws their durations.
+    """Writes each finished training episode to every logger, and draws them.
 
     Logged are `train/episode_return`, `train/episode_length` and their means over the newest
     episodes, `train/return_mean` and `train/length_mean`, over environment steps.
 
     Args:
         window: Episodes of the running means.
-        picture: Whether to draw `durations.png` into the run's folder, while training and at its
-            end (at most a fiftieth of the time is spent on it).
-        live: Whether to show the same in a window, or in the notebook; needs a display.
+        picture: Whether to draw `durations.png` and `returns.png` into the run's folder, while
+            training and at its end (at most a fiftieth of the time is spent on it).
+        live: Whether to show the durations in a window, or in the notebook; without a display it
+            says so and goes on.
 
     Raises:
         ConfigError: If `window` is not positive.
@@ -46,12 +47,14 @@ class EpisodeLog(Callback):
         self.return_mean: float | None = None  # of the newest episodes
         # Fed with the whole window each time: 60 µs, a tenth of what torchmetrics' Running takes.
         self._mean = MeanMetric(sync_on_compute=False).set_dtype(torch.float64)
-        self._window: LiveDurations | None = None
+        self._live: LiveDurations | None = None
         self._next_drawing = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Give training a start before the first drawing, which takes a third of a second."""
         self._next_drawing = time.monotonic() + _FIRST_DRAWING_S
+        if self.live and trainer.is_global_zero and not trainer.fast_dev_run:
+            self._open_window()
 
     def on_train_batch_end(
         self,
@@ -101,14 +104,20 @@ class EpisodeLog(Callback):
         self._mean.update(torch.tensor(values[-self.window :], dtype=torch.float64))
         return float(self._mean.compute())
 
+    def _open_window(self) -> None:
+        try:
+            self._live = LiveDurations(self.window)
+        except RuntimeError as error:
+            rank_zero_info(f"episode_log.live: {error}; durations.png is drawn all the same")
+
     @rank_zero_only
     def _draw(self, trainer: Trainer) -> None:
         started = time.monotonic()
         folder = trainer.log_dir
         if self.picture and folder is not None and not trainer.fast_dev_run:
-            save_durations(Path(folder, "durations.png"), self.durations, self.window)
-        if self.live:
-            self._window = self._window or LiveDurations(self.window)
-            self._window.show(self.durations)
+            save_episodes(Path(folder, "durations.png"), self.durations, DURATION, self.window)
+            save_episodes(Path(folder, "returns.png"), self.returns, RETURN, self.window)
+        if self._live is not None:
+            self._live.show(self.durations)
         now = time.monotonic()
         self._next_drawing = now + 50 * (now - started)

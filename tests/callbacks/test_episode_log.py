@@ -2,7 +2,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import matplotlib
 import numpy as np
+import pytest
 from PIL import Image
 
 from dqn_lightning.callbacks import EpisodeLog
@@ -43,12 +45,14 @@ def test_means_are_of_the_newest_hundred(tmp_path: Path) -> None:
     assert module.rows[9][1]["train/length_mean"] == np.mean(durations[:10])
 
 
-def test_a_picture_of_the_durations_is_drawn(tmp_path: Path) -> None:
+def test_pictures_of_durations_and_returns_are_drawn(tmp_path: Path) -> None:
     feed(EpisodeLog(), list(range(1, 151)), tmp_path)
-    with Image.open(tmp_path / "durations.png") as picture:
-        colours = {colour[:3] for _, colour in picture.getcolors(1_000_000)}
-    assert (0xD5, 0x5E, 0x00) in colours  # the line of the mean, in its colour
-    assert list(tmp_path.iterdir()) == [tmp_path / "durations.png"]  # nothing half-written
+    for name in ("durations.png", "returns.png"):
+        with Image.open(tmp_path / name) as picture:
+            colours = {colour[:3] for _, colour in picture.getcolors(1_000_000)}
+        assert (0xD5, 0x5E, 0x00) in colours  # the line of the mean, in its colour
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["durations.png", "returns.png"]  # nothing half-written
 
 
 def test_no_mean_is_drawn_before_there_are_a_hundred(tmp_path: Path) -> None:
@@ -71,3 +75,15 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     module = feed(second, [1_000], tmp_path)
     newest = [*range(22, 121), 1_000]
     assert module.rows[-1][1]["train/length_mean"] == np.mean(newest)
+
+
+def test_a_live_window_is_asked_for_in_vain_where_there_is_no_display(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    matplotlib.use("Agg")
+    callback = EpisodeLog(live=True)
+    trainer: Any = SimpleNamespace(is_global_zero=True, fast_dev_run=False)
+    callback.on_train_start(trainer, Module())  # type: ignore[arg-type]
+    assert "episode_log.live: there is no display; durations.png is drawn" in caplog.text
+    feed(callback, [1, 2, 3], tmp_path)
+    assert (tmp_path / "durations.png").exists()

@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dqn_lightning.plots.durations import LiveDurations, draw_durations
+from dqn_lightning.plots import episodes
+from dqn_lightning.plots.episodes import DURATION, RETURN, LiveDurations, draw_episodes
 
 
-def lines_of(durations: list[int], window: int) -> dict[str, tuple[list[float], list[float]]]:
+def lines_of(values: list[int], window: int) -> dict[str, tuple[list[float], list[float]]]:
     axes = Figure().subplots()
-    draw_durations(axes, durations, window)
+    draw_episodes(axes, values, DURATION, window)
     return {
         str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))
         for line in axes.lines
@@ -34,6 +35,7 @@ def test_the_live_window_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None
 
     pauses = []
     monkeypatch.setattr(plt, "pause", pauses.append)
+    monkeypatch.setattr(episodes, "has_windows", lambda: True)
     window = LiveDurations(window=2)
     for count in (1, 3):
         window.show(list(range(count)))
@@ -41,3 +43,20 @@ def test_the_live_window_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None
         assert list(axes.lines[0].get_ydata()) == list(range(count))
     assert len(pauses) == 2
     plt.close("all")
+
+
+def test_without_a_display_there_is_no_live_window() -> None:
+    matplotlib.use("Agg")
+    assert not episodes.has_windows()
+    with pytest.raises(RuntimeError, match="there is no display"):
+        LiveDurations()
+
+
+def test_returns_below_zero_are_in_the_picture() -> None:
+    axes = Figure().subplots()
+    draw_episodes(axes, [-200.0, -100.0], RETURN)
+    assert axes.get_ylim()[0] < -200
+    assert axes.get_ylabel() == "return"
+    axes = Figure().subplots()
+    draw_episodes(axes, [20, 30], DURATION)
+    assert axes.get_ylim()[0] == 0

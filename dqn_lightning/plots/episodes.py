@@ -1,0 +1,89 @@
+"""One number per episode, its duration or its return, and the mean of the newest ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DURATION = "duration (environment steps)"
+RETURN = "return"
+
+_WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
+
+
+def save_episodes(path: Path, values: Sequence[float], label: str, window: int = 100) -> None:
+    """Write the picture, replacing an older one only when it is whole."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    draw_episodes(figure.subplots(), values, label, window)
+    unfinished = path.with_name(f".{path.name}.tmp")
+    figure.savefig(unfinished, dpi=120, format="png")
+    unfinished.replace(path)
+
+
+def draw_episodes(axes: Axes, values: Sequence[float], label: str, window: int = 100) -> None:
+    """Draw each episode's value and, once there are `window`, the mean of the newest so many."""
+    heights = np.asarray(values, dtype=float)
+    numbers = np.arange(1, len(heights) + 1)
+    axes.plot(numbers, heights, ".", color="#0072b2", alpha=0.35, markersize=4, label="episode")
+    if len(heights) >= window:
+        sums = np.concatenate([[0.0], heights.cumsum()])
+        means = (sums[window:] - sums[:-window]) / window
+        axes.plot(numbers[window - 1 :], means, color="#d55e00", label=f"mean of the last {window}")
+    axes.set(xlabel="episode", ylabel=label)
+    if not (heights < 0).any():
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left")
+
+
+class LiveDurations:
+    """A window, or a notebook's output, that shows durations while training.
+
+    Args:
+        window: Episodes of the running mean.
+
+    Raises:
+        RuntimeError: If there is no display.
+    """
+
+    def __init__(self, window: int = 100) -> None:
+        import matplotlib.pyplot as plt
+
+        self._window = window
+        self._plt = plt
+        self._notebook = _notebook_display()
+        if self._notebook is None and not has_windows():
+            raise RuntimeError("there is no display")
+        plt.ion()
+        self._figure = plt.figure(figsize=(7, 4), layout="constrained")
+
+    def show(self, durations: Sequence[int]) -> None:
+        """Draw anew and let the window take part in events."""
+        self._figure.clear()
+        draw_episodes(self._figure.subplots(), durations, DURATION, self._window)
+        if self._notebook is None:
+            self._plt.pause(0.001)
+        else:
+            self._notebook.clear_output(wait=True)
+            self._notebook.display(self._figure)
+
+
+def has_windows() -> bool:
+    """Whether matplotlib can open windows here."""
+    import matplotlib.pyplot as plt
+
+    return plt.get_backend().lower() not in _WITHOUT_WINDOWS  # chosen by what there is
+
+
+def _notebook_display() -> Any:
+    import matplotlib
+
+    if "inline" not in matplotlib.get_backend():
+        return None
+    from IPython import display  # a notebook has it
+
+    return display
