@@ -1,5 +1,6 @@
 """What the command line is given: its arguments, the configuration they call for, a checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,17 @@ import torch
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
 
-COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = ("fit", "validate", "test", "predict", "screen")
 
 
-def with_config(arguments: list[str], default_config: Path | None) -> list[str]:
+def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
     """Add the configuration that a command line does not name.
 
-    It is the one beside the checkpoint, or else the default one; never both, and never any under
-    one that is named.
+    It is the one beside the checkpoint, or else the command's default; never both, and never any
+    under one that is named.
 
     Raises:
-        ConfigError: If there is none beside the checkpoint.
+        ConfigError: If there is none beside the checkpoint, or neither.
     """
     command = arguments[0] if arguments else None
     flags = {argument.split("=")[0] for argument in arguments}
@@ -26,7 +27,7 @@ def with_config(arguments: list[str], default_config: Path | None) -> list[str]:
         return arguments
     if flags & {"-c", "--config"}:
         return [command, *_config_first(arguments[1:])]
-    config = default_config
+    config = default_configs.get(command)
     checkpoint = _value_of("--ckpt_path", arguments)
     if checkpoint is not None:
         config = Path(checkpoint).parent / "config.yaml"
@@ -36,7 +37,7 @@ def with_config(arguments: list[str], default_config: Path | None) -> list[str]:
             raise ConfigError(
                 f"--ckpt_path: no config.yaml beside {checkpoint}; name one with --config"
             )
-    elif command != "fit" and "--print_config" not in flags:
+    elif command not in ("fit", "screen") and "--print_config" not in flags:
         raise ConfigError(f"{command} needs --ckpt_path FILE (or --config for untrained weights)")
     return arguments if config is None else [command, "--config", str(config), *arguments[1:]]
 

@@ -41,7 +41,7 @@ def fit(*flags: str, config: Path | None = None) -> int:
     arguments = ["fit", *SHORT, *flags]
     if config is not None:
         arguments[1:1] = ["--config", str(config)]
-    return main(arguments, default_config=CARTPOLE)
+    return main(arguments, default_configs={"fit": CARTPOLE})
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -68,6 +68,7 @@ def test_a_run_lives_in_one_folder(run: Path) -> None:
         "durations.png",
         "last.ckpt",
         "metrics.csv",
+        "returns.png",
         "timing.csv",
     }
     assert [path.name for path in Path("checkpoints").iterdir()] == ["cartpole"]
@@ -242,13 +243,13 @@ def test_fast_dev_run_writes_nothing() -> None:
 
 
 def test_settings_can_be_printed_and_help_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = ("fit", "validate", "test", "predict")
+    commands = ("fit", "validate", "test", "predict", "screen")
     for arguments in (
         *([c, flag] for c in commands for flag in ("--help", "--print_config")),
         ["-h"],
     ):
         with pytest.raises(SystemExit) as info:
-            main(arguments, default_config=CARTPOLE)
+            main(arguments, default_configs={"fit": CARTPOLE})
         assert info.value.code == 0
     output = capsys.readouterr().out
     assert "env_id: CartPole-v1" in output
@@ -295,7 +296,7 @@ def test_networks_and_schedules_can_be_chosen_by_flags() -> None:
 
 
 def test_the_default_config_is_for_a_fit_without_one() -> None:
-    default = Path("default.yaml")
+    default = {"fit": Path("default.yaml")}
     assert with_config(["fit", "--a"], default) == ["fit", "--config", "default.yaml", "--a"]
     for flag in (["--config", "x"], ["--config=x"], ["-c", "x"]):
         assert with_config(["fit", *flag], default) == ["fit", *flag]
@@ -306,7 +307,7 @@ def test_the_default_config_is_for_a_fit_without_one() -> None:
 
 def test_a_checkpoints_own_config_is_taken_and_flags_win(run: Path) -> None:
     arguments = ["test", f"--ckpt_path={run}/best.ckpt", "--data.test_episodes=1"]
-    assert with_config(arguments, CARTPOLE)[1:3] == ["--config", str(run / "config.yaml")]
+    assert with_config(arguments, {"test": CARTPOLE})[1:3] == ["--config", str(run / "config.yaml")]
     assert main(arguments) == 0
     assert json.loads((run / "test.json").read_text())["episodes"] == 1
 

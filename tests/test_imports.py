@@ -5,7 +5,7 @@ from pathlib import Path
 
 LADDER = [
     ["cli"],
-    ["arguments"],
+    ["arguments", "commands"],
     ["callbacks"],
     ["datamodule", "module"],
     ["dataset", "evaluation"],

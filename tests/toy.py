@@ -65,6 +65,13 @@ class Endless(Walk):
         return obs, reward, False, False, info
 
 
+class Pictures(Spaces):
+    """Noise to look at, that cannot be drawn."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Box(0, 255, (40, 90, 3), np.uint8))
+
+
 class Slow(Walk):
     """Takes a second to make."""
 
@@ -79,6 +86,7 @@ def register() -> None:
         gym.register("toy/Walk-v0", Walk)
         gym.register("toy/Spaces-v0", Spaces)
         gym.register("toy/Endless-v0", Endless)
+        gym.register("toy/Pictures-v0", Pictures)
         gym.register("toy/Slow-v0", Slow)
 
 
