@@ -1,6 +1,6 @@
 """Environment steps per second, beside Stable-Baselines3 at the same settings.
 
-    python benchmarks/throughput.py
+    python -m benchmarks.throughput
 
 The settings are CleanRL's for CartPole-v1 (`dqn.py`): one environment, an MLP 4-120-84-2, batches
 of 128, one update every 10 steps, a replay of 10 000, learning from step 1 000, Adam at 2.5e-4,
@@ -23,6 +23,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from benchmarks.spent import Spent
 
 WARM_UP = 2_000
 BATCH, EVERY, LEARNING_STARTS = 128, 10, 1_000
@@ -75,18 +77,7 @@ def ours(env_steps: int, split: bool = False) -> dict[str, float]:
         optimizer=partial(torch.optim.Adam, lr=2.5e-4, fused=True),
     )
     marks: list[tuple[float, int, int]] = []
-    spent = dict.fromkeys(("environment", "acting", "replay", "update"), 0.0)
-
-    def timed(owner: Any, name: str, part: str) -> None:
-        call = getattr(owner, name)
-
-        def timing(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            result = call(*args, **kwargs)
-            spent[part] += time.perf_counter() - started
-            return result
-
-        object.__setattr__(owner, name, timing)
+    spent = Spent()
 
     class Watch(Callback):
         def on_train_batch_start(
@@ -97,11 +88,11 @@ def ours(env_steps: int, split: bool = False) -> dict[str, float]:
             marks.append((time.perf_counter(), Counter.steps, trainer.global_step))
             if split:
                 collector = trainer.datamodule.dataset.collector
-                timed(collector.envs, "step", "environment")
-                timed(pl_module, "_policy", "acting")
-                timed(collector.replay, "write", "replay")
-                timed(collector.replay, "draw", "replay")
-                timed(pl_module._engine, "update", "update")
+                spent.measure(collector.envs, "step", "environment")
+                spent.measure(pl_module, "_policy", "acting")
+                spent.measure(collector.replay, "write", "replay")
+                spent.measure(collector.replay, "draw", "replay")
+                spent.measure(pl_module._engine, "update", "update")
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             marks.append((time.perf_counter(), Counter.steps, trainer.global_step))
@@ -174,7 +165,8 @@ def stable_baselines3(env_steps: int) -> dict[str, float]:
 
 
 def in_a_process(program: str, env_steps: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--program", program, "--env-steps", str(env_steps)]
+    command = [sys.executable, "-m", "benchmarks.throughput", "--program", program]
+    command += ["--env-steps", str(env_steps)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return dict(json.loads(output.splitlines()[-1]))
 
@@ -214,12 +206,10 @@ def compare(repeats: int, env_steps: int) -> None:
 
 def show_split(env_steps: int) -> None:
     result = in_a_process("split", env_steps)
-    seconds, steps = result.pop("seconds"), result.pop("env_steps")
+    seconds, steps = result.pop("seconds"), int(result.pop("env_steps"))
     result.pop("updates")
-    result["Lightning and loops"] = seconds - sum(result.values())
     print("\nwhere our time goes, microseconds per environment step (timers included):")
-    for part, value in result.items():
-        print(f"  {part:<20}{1e6 * value / steps:>8.1f}{value / seconds:>8.0%}")
+    Spent(result).show(seconds, steps, rest="Lightning and loops")
 
 
 def main() -> None:
