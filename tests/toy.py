@@ -65,6 +65,34 @@ class Endless(Walk):
         return obs, reward, False, False, info
 
 
+class Chance(gym.Env[Any, Any]):
+    """Chance decides in every step, by the environment's own generator."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(-1e6, 1e6, (1,), np.float32)
+        self.action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Any:
+        return self._obs(), float(action), bool(self._chance() < 0.1), False, {}
+
+    def _obs(self) -> Any:
+        return np.array([self._chance()], np.float32)
+
+    def _chance(self) -> float:
+        return float(self.np_random.random())
+
+
+class Fickle(Chance):
+    """Chance of another kind, that nobody can repeat."""
+
+    def _chance(self) -> float:
+        return time.perf_counter() % 1 + 1
+
+
 class Pictures(Spaces):
     """Noise to look at, that cannot be drawn."""
 
@@ -86,6 +114,8 @@ def register() -> None:
         gym.register("toy/Walk-v0", Walk)
         gym.register("toy/Spaces-v0", Spaces)
         gym.register("toy/Endless-v0", Endless)
+        gym.register("toy/Chance-v0", Chance)
+        gym.register("toy/Fickle-v0", Fickle)
         gym.register("toy/Pictures-v0", Pictures)
         gym.register("toy/Slow-v0", Slow)
 

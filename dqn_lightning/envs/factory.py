@@ -12,9 +12,17 @@ from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import Autoreset
 
 from dqn_lightning.envs.observations import adapt
 from dqn_lightning.envs.single import SingleVectorEnv
+from dqn_lightning.envs.state import (
+    CannotRestoreError,
+    Retraced,
+    can_give_state,
+    env_state,
+    load_env_state,
+)
 from dqn_lightning.errors import ConfigError, EnvironmentFailure
 
 Vectorization: TypeAlias = Literal["auto", "single", "sync", "async", "native"]
@@ -50,6 +58,8 @@ class EnvFactory:
             env = gym.make(self.env_id, disable_env_checker=True, **self.env_kwargs)
             for wrapper in self.wrappers:
                 env = wrapper(env)
+            if not can_give_state(env):
+                env = Retraced(env)
         except gym.error.DependencyNotInstalled as error:
             raise ConfigError(_missing_dependency(self.env_id, error)) from error
         except (gym.error.Error, ModuleNotFoundError) as error:
@@ -92,7 +102,11 @@ class EnvFactory:
             return self._native(num_envs)
         if vectorization == "async":
             workers = [partial(self._make_in_worker, number) for number in range(num_envs)]
-            return AsyncVectorEnv(workers, copy=False)
+            # Which environments reset next is kept in a wrapper, for a worker's own note of it
+            # could not be restored.
+            envs = AsyncVectorEnv(workers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+            envs.metadata = {**envs.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+            return envs
         makers = [partial(self._make_numbered, number) for number in range(num_envs)]
         return SyncVectorEnv(makers, copy=False)
 
@@ -102,7 +116,7 @@ class EnvFactory:
     def _make_in_worker(self, number: int) -> gym.Env[Any, Any]:
         if multiprocessing.parent_process() is not None:  # Gymnasium makes one in this process too
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
-        return self._make_numbered(number)
+        return _Worker(Autoreset(self._make_numbered(number)), number)
 
     def _choose(self, num_envs: int, env: gym.Env[Any, Any]) -> Vectorization:
         if num_envs == 1:
@@ -157,6 +171,25 @@ class _Numbered(gym.Wrapper[Any, Any, Any, Any]):
     def _failure(self, error: Exception) -> EnvironmentFailure:
         what = f"environment {self.number} raised {type(error).__name__}: {error}"
         return EnvironmentFailure(what)
+
+
+class _Worker(gym.Wrapper[Any, Any, Any, Any]):
+    """What the main process asks a worker for, besides steps."""
+
+    def __init__(self, env: gym.Env[Any, Any], number: int) -> None:
+        super().__init__(env)
+        self.number = number
+
+    def state_dict_of_layers(self) -> list[Any]:
+        return env_state(self.env)
+
+    def load_layers(self, states: list[Any]) -> str:
+        """Give this worker's environment its state back; says what went wrong, or nothing."""
+        try:
+            load_env_state(self.env, states[self.number])
+        except CannotRestoreError as error:  # raised, it would end the worker
+            return str(error)
+        return ""
 
 
 def _draw_without_display() -> None:

@@ -13,6 +13,9 @@ class SingleVectorEnv(VectorEnv[Any, Any, Any]):
 
     It keeps no infos, resets itself in the step after an episode's end, and gives the same arrays
     in every step: copy what is to be kept.
+
+    Attributes:
+        ended: Whether the last step ended the episode.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -25,7 +28,7 @@ class SingleVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = env.action_space
         self.observation_space = batch_space(env.observation_space, 1)
         self.action_space = batch_space(env.action_space, 1)
-        self._ended = False
+        self.ended = False
         self._reward = np.zeros(1)
         self._terminated = np.zeros(1, np.bool_)
         self._truncated = np.zeros(1, np.bool_)
@@ -35,18 +38,18 @@ class SingleVectorEnv(VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         obs, _ = self.env.reset(seed=seed[0] if isinstance(seed, list) else seed, options=options)
-        self._ended = False
+        self.ended = False
         return np.asarray(obs)[None], {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step, or start the next episode if the last step ended one."""
         reward: Any
-        if self._ended:
+        if self.ended:
             obs, _ = self.env.reset()
             reward, terminated, truncated = 0.0, False, False
         else:
             obs, reward, terminated, truncated, _ = self.env.step(actions[0])
-        self._ended = terminated or truncated
+        self.ended = terminated or truncated
         self._reward[0], self._terminated[0], self._truncated[0] = reward, terminated, truncated
         return np.asarray(obs)[None], self._reward, self._terminated, self._truncated, {}
 
