@@ -1,9 +1,12 @@
 """Observations → actions."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dqn_lightning.plain import plain, restored
 from dqn_lightning.schedules import Schedule
 from dqn_lightning.types import Act
 
@@ -23,6 +26,14 @@ class EpsilonGreedy:
         self.epsilon = epsilon
         self.num_actions = num_actions
         self.rng = rng
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state."""
+        return {"rng": plain(self.rng)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.rng = restored(state["rng"])
 
     def __call__(self, act: Act, obs: Tensor, env_steps: int) -> NDArray[np.int64]:
         """Actions [N] for observations [N, …] after so many environment steps."""

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from dqn_lightning import files
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
+
+RUNS = Path("checkpoints")
+"""Folder of all runs, in the working directory."""
 
 COMMANDS = ("fit", "validate", "test", "predict", "screen")
 
@@ -21,6 +23,7 @@ def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> li
     Raises:
         ConfigError: If there is none beside the checkpoint, or neither.
     """
+    arguments = _with_last_found(arguments, default_configs)
     command = arguments[0] if arguments else None
     flags = {argument.split("=")[0] for argument in arguments}
     if command not in COMMANDS or flags & {"-h", "--help"}:
@@ -40,6 +43,23 @@ def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> li
     elif command not in ("fit", "screen") and "--print_config" not in flags:
         raise ConfigError(f"{command} needs --ckpt_path FILE (or --config for untrained weights)")
     return arguments if config is None else [command, "--config", str(config), *arguments[1:]]
+
+
+def _with_last_found(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
+    """The same with the path of the run's `last.ckpt` in place of `--ckpt_path last`."""
+    if _value_of("--ckpt_path", arguments) != "last":
+        return arguments
+    name = _value_of("--run_name", arguments)
+    if name is None:
+        config = _value_of("--config", arguments) or _value_of("-c", arguments)
+        config = config or str(default_configs.get(arguments[0], "run"))
+        name = Path(config).stem
+    found = f"--ckpt_path={RUNS / name / 'last.ckpt'}"
+    rest = [a for a in arguments if a not in ("--ckpt_path=last",)]
+    if "--ckpt_path" in rest:
+        place = rest.index("--ckpt_path")
+        del rest[place : place + 2]
+    return [*rest, found]
 
 
 def _config_first(arguments: list[str]) -> list[str]:
@@ -78,15 +98,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ConfigError(_no_file(path))
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["state_dict"].keys()
-    except Exception as error:  # torch.load raises many kinds on files that are not whole
-        raise ConfigError(
-            f"--ckpt_path: {path} is no whole checkpoint ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]})"
-        ) from error
-    return dict(checkpoint)
+    checkpoint = files.load(path, "--ckpt_path")
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ConfigError(f"--ckpt_path: {path} is no checkpoint of a module")
+    return checkpoint
 
 
 def check_fits(path: Path, checkpoint: dict[str, Any], model: DQNModule) -> None:

@@ -17,29 +17,27 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from rich.console import Console
 
-from dqn_lightning.arguments import check_fits, read_checkpoint, with_config
+from dqn_lightning.arguments import RUNS, check_fits, read_checkpoint, with_config
 from dqn_lightning.callbacks import (
     Checkpoints,
     EpisodeLog,
+    FullState,
     GradientClamp,
     Progress,
     TargetSync,
     Timing,
 )
 from dqn_lightning.callbacks.run_folder import RunFolder
+from dqn_lightning.callbacks.stop_on_signal import EXIT_CODES, StopOnSignal
 from dqn_lightning.commands import Commands
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.evaluation import Summary
 from dqn_lightning.module import NO_16_MIXED, DQNModule
 
-RUNS = Path("checkpoints")
-"""Folder of all runs, in the working directory."""
-
-_INTERRUPTED = 130
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NOT_OURS = {
     "gradient_clip_val": (None, "gradient_clamp"),
@@ -53,7 +51,8 @@ def main(
 ) -> int:
     """Run a command; gives the exit code.
 
-    0: done. 1: the run failed. 2: a setting cannot work. 130: stopped by Ctrl-C.
+    0: done. 1: the run failed. 2: a setting cannot work. 130, 143, 75: stopped by SIGINT (Ctrl-C),
+    SIGTERM or SIGUSR1, and saved.
 
     Args:
         arguments: What stands on the command line after the program's name.
@@ -71,12 +70,13 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return EXIT_CODES[signal.SIGINT]
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes 1 of Ctrl-C
-            return _INTERRUPTED
+            return EXIT_CODES[signal.SIGINT]
         raise
-    return _INTERRUPTED if cli.interrupted else 0
+    received = cli.stop_on_signal.received
+    return 0 if received is None else EXIT_CODES[received]
 
 
 class DQNCLI(LightningCLI):
@@ -89,7 +89,8 @@ class DQNCLI(LightningCLI):
     model: DQNModule
 
     def __init__(self, args: list[str]) -> None:
-        self.interrupted = False
+        self.stop_on_signal = StopOnSignal()
+        self.checkpoint: dict[str, Any] | None = None
         self._console = Console(soft_wrap=True)
         super().__init__(
             DQNModule,
@@ -172,6 +173,9 @@ class DQNCLI(LightningCLI):
             if num_threads < 1:
                 raise ConfigError(f"num_threads: must be at least 1, got {num_threads}")
             torch.set_num_threads(num_threads)
+        path = self._get(self.config, "ckpt_path")
+        if path is not None:  # looked at before anything is made or written
+            self.checkpoint = read_checkpoint(Path(path))
 
     def instantiate_classes(self) -> None:
         """Make data, module, callbacks and trainer; what they refuse is a setting's fault."""
@@ -185,7 +189,7 @@ class DQNCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         if self.subcommand != "fit":
             return super().instantiate_trainer(logger=False, enable_progress_bar=False)
-        callbacks: list[Any] = [self._get(self.config_init, "checkpoints")]
+        callbacks: list[Any] = [FullState(), self._get(self.config_init, "checkpoints")]
         if trainer.enable_checkpointing is False:
             callbacks = []
         given = trainer.callbacks or []
@@ -196,20 +200,26 @@ class DQNCLI(LightningCLI):
         self.run_folder = RunFolder(
             RUNS, self._run_name(), self._config_text, self._resumed_folder(), default_logger
         )
-        trainer.callbacks = [self.run_folder, Timing(), *callbacks, *given]
+        trainer.callbacks = [self.run_folder, self.stop_on_signal, Timing(), *callbacks, *given]
         if default_logger:
             kwargs["logger"] = False
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Look at the checkpoint before anything is written."""
-        path = self._get(self.config_init, "ckpt_path")
-        if path is None:
+        """See whether the checkpoint fits; of one that holds weights only, take those."""
+        if self.checkpoint is None:
             return
-        self.checkpoint = read_checkpoint(Path(path))
-        check_fits(Path(path), self.checkpoint, self.model)
-        if self.subcommand == "fit" and "optimizer_states" not in self.checkpoint:
-            raise ConfigError(f"--ckpt_path: {path} holds weights only; go on from last.ckpt")
+        path = Path(self._get(self.config_init, "ckpt_path"))
+        check_fits(path, self.checkpoint, self.model)
+        if self.subcommand == "fit" and not self._goes_on:
+            self.model.load_state_dict(self.checkpoint["state_dict"])
+            self.config_init["fit"]["ckpt_path"] = None
+            rank_zero_info(f"{path} holds weights only: a new run starts from them")
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the checkpoint is one of a run that can go on."""
+        return self.checkpoint is not None and "optimizer_states" in self.checkpoint
 
     def _run_name(self) -> str:
         configs = self._get(self.config, "config") or []
@@ -217,9 +227,10 @@ class DQNCLI(LightningCLI):
 
     def _resumed_folder(self) -> Path | None:
         """The checkpoint's folder, if its run is to go on under its own name."""
-        path = self._get(self.config, "ckpt_path")
-        beside = Path(path).parent / "config.yaml" if path is not None else None
-        if beside is None or not beside.is_file():
+        if not self._goes_on:
+            return None
+        beside = Path(self._get(self.config, "ckpt_path")).parent / "config.yaml"
+        if not beside.is_file():
             return None
         own_name = yaml.safe_load(beside.read_text()).get("run_name")
         return beside.parent if own_name == self._run_name() else None
@@ -235,19 +246,9 @@ class DQNCLI(LightningCLI):
     # Running ------------------------------------------------------------------------------------
 
     def fit(self, **kwargs: Any) -> None:
-        """Train; Ctrl-C ends the run after its current step, a second one at once."""
-        previous = signal.signal(signal.SIGINT, self._interrupt)
-        try:
+        """Train; a signal ends the run after its current step, and what it has is saved."""
+        with self.stop_on_signal.listening(self.datamodule.stop):
             self.trainer.fit(**kwargs)
-        finally:
-            signal.signal(signal.SIGINT, previous)
-
-    def _interrupt(self, number: int, frame: Any) -> None:
-        self.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        self.datamodule.stop()
-        message = b"stopping after this step, then saving; Ctrl-C again stops at once\n"
-        os.write(sys.stderr.fileno(), message)  # nothing that takes a lock
 
     @rank_zero_only
     def after_fit(self) -> None:

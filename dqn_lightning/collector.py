@@ -1,11 +1,15 @@
 """Steps the environments and writes what happens into the replay."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from gymnasium.vector import VectorEnv
+from torch import Tensor
 
 from dqn_lightning.actor import EpsilonGreedy
+from dqn_lightning.envs.state import CannotRestoreError, load_vector_state, vector_state
 from dqn_lightning.errors import EnvironmentFailure
 from dqn_lightning.replay import ReplayBuffer
 from dqn_lightning.types import Act, Episode
@@ -44,6 +48,54 @@ class Collector:
         self.counts = self.counts_before_step = Counts(0, 0)
         self._returns[:] = 0
         self._durations[:] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, running episodes, and the state of everything it works with; no rows."""
+        return {
+            "counts": list(self.counts),
+            "counts_before_step": list(self.counts_before_step),
+            "returns": torch.from_numpy(self._returns.copy()),
+            "durations": torch.from_numpy(self._durations.copy()),
+            "actor": self.actor.state_dict(),
+            "replay": self.replay.state_dict(),
+            "envs": vector_state(self.envs),
+        }
+
+    def load_state_dict(
+        self, state: dict[str, Any], rows: Iterable[tuple[range, dict[str, Tensor]]]
+    ) -> str | None:
+        """Go on from there.
+
+        Environments that cannot be brought back are reset, and their episodes cut in the replay
+        as by a time limit.
+
+        Args:
+            state: What `state_dict` gave.
+            rows: The replay's, piece by piece, as `ReplayBuffer.read` gave them.
+
+        Returns:
+            Why environments had to be reset, or None.
+
+        Raises:
+            ValueError: If the replay was of another size.
+        """
+        self.replay.load_state_dict(state["replay"])
+        for times, columns in rows:
+            self.replay.fill(times, columns)
+        self.actor.load_state_dict(state["actor"])
+        self.counts = Counts(*state["counts"])
+        self.counts_before_step = Counts(*state["counts_before_step"])
+        self._returns[:] = state["returns"].numpy()
+        self._durations[:] = state["durations"].numpy()
+        try:
+            load_vector_state(self.envs, state["envs"])
+        except CannotRestoreError as error:
+            obs, _ = self.envs.reset()
+            self.replay.restart(obs)
+            self._returns[:] = 0
+            self._durations[:] = 0
+            return str(error)
+        return None
 
     def step(self, act: Act) -> list[Episode]:
         """Step every environment once.

@@ -46,6 +46,16 @@ class CSVLog(Logger):
         """The run's folder; Lightning makes it `trainer.log_dir` if this logger is the first."""
         return str(self._folder)
 
+    def state_dict(self) -> dict[str, Any]:
+        """How long and how wide the tables are, which are on disk then."""
+        return {name: table.state_dict() for name, table in self._tables.items()}
+
+    @rank_zero_only
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cut the tables back to what they were; tables that are not there are begun anew."""
+        for name, table in self._tables.items():
+            table.cut(self._folder / f"{name}.csv", **state[name])
+
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
         """Nothing: the configuration lies beside the tables."""
@@ -77,6 +87,7 @@ class _Table:
 
     def __init__(self) -> None:
         self._columns: list[str] = []
+        self._rows = 0
         self._file: Any = None
 
     def add(self, path: Path, row: dict[str, Any]) -> None:
@@ -86,6 +97,7 @@ class _Table:
             self._widen(path, [name for name in row if name not in self._columns])
         cells = ["" if row.get(name) is None else _cell(row[name]) for name in self._columns]
         self._file.write(",".join(cells) + "\n")
+        self._rows += 1
 
     def flush(self) -> None:
         if self._file is not None:
@@ -96,24 +108,43 @@ class _Table:
             self._file.close()
             self._file = None
 
+    def state_dict(self) -> dict[str, Any]:
+        self.flush()
+        return {"columns": list(self._columns), "rows": self._rows}
+
+    def cut(self, path: Path, columns: list[str], rows: int) -> None:
+        self.close()
+        if not path.exists():
+            return
+        if rows == 0:
+            path.unlink()
+            return
+        self._columns, self._rows = list(columns), rows
+        self._rewrite(path, [row[: len(columns)] for row in _rows_of(path)[:rows]])
+
     def _open(self, path: Path) -> None:
         if path.exists():
             with path.open(newline="") as lines:
                 self._columns = next(csv.reader(lines), [])
+                self._rows = sum(1 for _ in lines)
         self._file = path.open("a", newline="")
 
     def _widen(self, path: Path, new: list[str]) -> None:
         self.close()
-        with path.open(newline="") as lines:
-            rows = list(csv.reader(lines))[1:]
         self._columns += new
-        wider = path.with_name(f".{path.name}.tmp")
-        with wider.open("w", newline="") as lines:
-            csv.writer(lines, lineterminator="\n").writerows(
-                [self._columns, *([*row, *[""] * len(new)] for row in rows)]
-            )
-        wider.replace(path)
+        self._rewrite(path, [[*row, *[""] * len(new)] for row in _rows_of(path)])
         self._file = path.open("a", newline="")
+
+    def _rewrite(self, path: Path, rows: list[list[str]]) -> None:
+        unfinished = path.with_name(f".{path.name}.tmp")
+        with unfinished.open("w", newline="") as lines:
+            csv.writer(lines, lineterminator="\n").writerows([self._columns, *rows])
+        unfinished.replace(path)
+
+
+def _rows_of(path: Path) -> list[list[str]]:
+    with path.open(newline="") as lines:
+        return list(csv.reader(lines))[1:]
 
 
 def _cell(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The LightningDataModule: environments, replay, and what is due when."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -64,6 +64,8 @@ class DQNDataModule(LightningDataModule):
         eval_seed: First seed of every evaluation's environments.
         test_episodes: Episodes of a test.
         test_seed: First seed of a test's environments.
+        require_replay: Whether a run goes on from a checkpoint only with its replay and everything
+            else that belongs to it; if not, it goes on with an empty replay where they are missing.
         observations: File of observations [B, …] to predict from (`.npy`, or `.pt` of a tensor);
             if None, `predict` plays `eval_episodes` episodes.
         seed: Seed of environments, exploration and sampling; PyTorch's initial seed if None, which
@@ -102,6 +104,7 @@ class DQNDataModule(LightningDataModule):
         eval_seed: int = 1_000_000,
         test_episodes: int = 100,
         test_seed: int = 2_000_000,
+        require_replay: bool = True,
         observations: str | None = None,
         seed: int | None = None,
     ) -> None:
@@ -120,6 +123,7 @@ class DQNDataModule(LightningDataModule):
         self.eval_seed = eval_seed
         self.test_episodes = test_episodes
         self.test_seed = test_seed
+        self.require_replay = require_replay
         self.observations = observations
         self.seed = seed
         self.rhythm = Rhythm(
@@ -134,6 +138,7 @@ class DQNDataModule(LightningDataModule):
         )
         self.dataset: ReplayDataset | None = None
         self._state: dict[str, Any] = {}  # where the last run stood
+        self._refill = False  # whether the run goes on without its replay
         self._stopped = False
         self._eval_collectors: dict[tuple[int, float], Collector] = {}
         self._environments = ExitStack()  # closes all that were made
@@ -196,11 +201,14 @@ class DQNDataModule(LightningDataModule):
     def train_dataloader(self) -> ReplayDataset:
         """The stream of rollouts."""
         assert self.dataset is not None
+        self._go_on(self.dataset)
         return self.dataset
 
     def val_dataloader(self) -> "_Items":
         """One evaluation."""
-        return _Items([self._evaluation(self.eval_episodes, self.eval_seed, self.eval_epsilon)])
+        evaluation = self._evaluation(self.eval_episodes, self.eval_seed, self.eval_epsilon)
+        evaluation.on_end = self._evaluated
+        return _Items([evaluation])
 
     def test_dataloader(self) -> "_Items":
         """One evaluation, on seeds of its own."""
@@ -230,35 +238,60 @@ class DQNDataModule(LightningDataModule):
         """Where the run stands."""
         if self.dataset is None:
             return self._state
-        return {
-            **self.dataset.collector.counts._asdict(),
-            "boundary": self.dataset.boundary,
-            "next_update": self.dataset.next_update,
-        }
+        return {**self.dataset.collector.counts._asdict(), **self.dataset.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting; the replay is filled anew before learning goes on."""
+        """Go on counting, with an empty replay unless `load_collector_state` follows."""
         if self.dataset is None:
             return
         counts = Counts(state_dict["env_steps"], state_dict["episodes"])
         self.dataset.collector.counts = self.dataset.collector.counts_before_step = counts
-        self.dataset.boundary = state_dict["boundary"]
-        self.dataset.next_update = state_dict["next_update"]
-        self.dataset.skip_updates(counts.env_steps + self._enough_env_steps)
-        if self.dataset.over:
+        self.dataset.load_state_dict(state_dict)
+        self._refill = True
+
+    def load_collector_state(
+        self, state: dict[str, Any], rows: Iterable[tuple[range, dict[str, Tensor]]]
+    ) -> None:
+        """Go on with environments, generators and replay as `Collector.load_state_dict` does.
+
+        Raises:
+            ConfigError: If the replay had another size.
+        """
+        assert self.dataset is not None
+        try:
+            failure = self.dataset.collector.load_state_dict(state, rows)
+        except ValueError as error:
+            raise ConfigError(
+                f"data.capacity, data.num_envs: the replay was of another size ({error})"
+            ) from error
+        self._refill = False
+        if failure is not None:
+            rank_zero_info(f"running episodes are cut short, for they cannot go on: {failure}")
+
+    def _go_on(self, dataset: ReplayDataset) -> None:
+        """What there is to say and to do where a run goes on."""
+        env_steps = dataset.collector.counts.env_steps
+        if dataset.over:
             rank_zero_info(
-                f"the run is over already, at environment step {counts.env_steps:,}; "
+                f"the run is over already, at environment step {env_steps:,}; "
                 "raise data.total_env_steps or data.total_episodes to go on"
             )
-            return
-        rank_zero_info(
-            f"going on from environment step {counts.env_steps:,} with an empty replay: "
-            f"learning starts again after {self._enough_env_steps:,} more"
-        )
+        elif self._refill:
+            dataset.skip_updates(env_steps + self._enough_env_steps)
+            rank_zero_info(
+                f"going on from environment step {env_steps:,} with an empty replay: "
+                f"learning starts again after {self._enough_env_steps:,} more"
+            )
+        elif env_steps > 0:
+            rank_zero_info(f"going on from environment step {env_steps:,}")
 
     def stop(self) -> None:
         """End training after its current step, an evaluation at once; safe in a signal handler."""
         self._stopped = True
+
+    def _evaluated(self) -> None:
+        if self.dataset is not None:
+            self.dataset.evaluation_owed = False
 
     def _end_training(self) -> None:
         assert self.trainer is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch.utils.data import IterableDataset
 
@@ -105,21 +106,42 @@ class ReplayDataset(IterableDataset["Rollout"]):
         self.on_end = on_end
         self.boundary = 0  # the count at which the last whole rollout ended
         self.next_update = 0  # number of the next update that falls due
+        self.evaluation_owed = False  # whether one was due there, and has not been completed
 
     def __len__(self) -> int:
         """A number of rollouts that is never reached."""
         return 2**31 - 1
 
     def __iter__(self) -> Iterator["Rollout"]:
-        """Rollouts, one after the other; nothing happens before the first is asked for."""
+        """Rollouts, one after the other; nothing happens before the first is asked for.
+
+        If the run goes on from where an evaluation was cut short, the first is an empty one, which
+        the evaluation follows.
+        """
+        if self.evaluation_owed:
+            yield Rollout(self, self.boundary)
         while not self.over:
-            yield Rollout(self)
+            yield Rollout(self, self.rhythm.boundary_after(self.boundary))
         self.on_end()
 
     @property
     def over(self) -> bool:
         """Whether the run has ended, or was asked to."""
         return self.stopped() or self.rhythm.over(self.boundary, self.collector.counts.episodes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far rollouts, updates and evaluations have come."""
+        return {
+            "boundary": self.boundary,
+            "next_update": self.next_update,
+            "evaluation_owed": self.evaluation_owed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.boundary = state["boundary"]
+        self.next_update = state["next_update"]
+        self.evaluation_owed = state["evaluation_owed"]
 
     def skip_updates(self, env_steps: int) -> None:
         """No update before this count: those due earlier are left out."""
@@ -136,13 +158,15 @@ class Rollout:
     Attributes:
         end: The count of environment steps at which it ends, if nothing ends the run before.
         episodes: Those that have ended in it so far.
+        on_episode: Called with each as it ends.
         complete: Whether its end was reached.
     """
 
-    def __init__(self, dataset: ReplayDataset) -> None:
+    def __init__(self, dataset: ReplayDataset, end: int) -> None:
         self._dataset = dataset
-        self.end = dataset.rhythm.boundary_after(dataset.boundary)
+        self.end = end
         self.episodes: list[Episode] = []
+        self.on_episode: list[Callable[[Episode], None]] = []
         self.complete = False
 
     @property
@@ -165,6 +189,12 @@ class Rollout:
         """Whether an evaluation is due now that it is complete."""
         return self.complete and self._dataset.rhythm.evaluation_due(self.end)
 
+    def _note(self, ended: list[Episode]) -> None:
+        self.episodes += ended
+        for episode in ended:
+            for call in self.on_episode:
+                call(episode)
+
     def __call__(self, act: Act) -> Iterator[Batch]:
         """Step the environments with `act`; yield a batch for every update that falls due."""
         dataset, collector = self._dataset, self._dataset.collector
@@ -177,10 +207,14 @@ class Rollout:
                 episodes = collector.counts.episodes
                 if dataset.stopped() or (total_episodes is not None and episodes >= total_episodes):
                     return
-                self.episodes += collector.step(act)
+                if ended := collector.step(act):
+                    self._note(ended)
             if due > self.end:
                 dataset.boundary = self.end
+                dataset.evaluation_owed = dataset.rhythm.evaluation_due(self.end)
                 self.complete = True
+                return
+            if dataset.stopped():
                 return
             dataset.next_update += 1
             yield collector.replay.draw(dataset.rhythm.batch_size)

@@ -23,6 +23,9 @@ class Evaluation:
         episodes: Episodes to play.
         seed: Environment i starts with `seed + i`.
         stopped: Whether to stop at once.
+
+    Attributes:
+        on_end: Called when all episodes have been played.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Evaluation:
     ) -> None:
         self.episodes = episodes
         self.seed = seed
+        self.on_end: Callable[[], None] = lambda: None
         self._make_collector = make_collector
         self._stopped = stopped
 
@@ -55,6 +59,8 @@ class Evaluation:
                 if left[episode.env] > 0:
                     left[episode.env] -= 1
                     played.append(episode)
+        if len(played) == self.episodes:
+            self.on_end()
         return played
 
     def _step(self, collector: Collector, act: Act) -> list[Episode]:

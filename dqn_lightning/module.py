@@ -92,6 +92,9 @@ class DQNModule(LightningModule):
         self._make_lr_scheduler = lr_scheduler
         self.act_in_train_mode = act_in_train_mode
         self.clock = Clock(0, 0, 0)  # where the run stood when this module last learned
+        self._told = Counts(0, 0)  # what `after_update` has heard of
+        self._means = _Means()
+        self._configured: dict[str, Any] | None = None  # the optimiser's settings, when it saved
         self.summary: Summary | None = None  # of the newest evaluation
 
     # Acting -------------------------------------------------------------------------------------
@@ -151,11 +154,11 @@ class DQNModule(LightningModule):
         self._nvml_check = os.environ.pop(_NVML_CHECK, None)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        self._means = _Means()
-        self._told: Counts | None = None  # what `after_update` has heard of; the object itself
         self._policy: Act = self.act
         if type(self).act is DQNModule.act:
             self._policy = greedy_policy(self.online, self.act_in_train_mode)
+        if self._configured is not None:
+            _change_settings(optimizer, self.lr_schedulers(), self._configured)
         self._engine = Eager(
             self.online, self.target, self.objective, optimizer, self.grad_transforms
         )
@@ -181,7 +184,7 @@ class DQNModule(LightningModule):
             policy = partial(self._notify_and_act, rollout)
         with _fresh_autocast():
             for batch in rollout(policy):
-                if rollout.counts is not told:  # the environments have stepped on
+                if rollout.counts != told:  # the environments have stepped on
                     self._notify(Clock(*rollout.counts_before_step, grad_steps))
                     told = rollout.counts
                 self._means.add(self._engine.update(_on_device(batch, device)))
@@ -290,16 +293,23 @@ class DQNModule(LightningModule):
     # Saving -------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the clock; keep plain hyperparameters only, so that `weights_only=True` loads it."""
+        """Add what is ours; of hyperparameters keep plain ones, for `weights_only=True` to load."""
         checkpoint["clock"] = list(self.clock)
+        checkpoint["told"] = list(self._told)
+        checkpoint["means"] = self._means.state_dict()
+        if self.trainer.optimizers:
+            checkpoint["optimizer_settings"] = _plain_settings(self.trainer.optimizers[0])
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         plain = {name: value for name, value in hyper_parameters.items() if _is_plain(value)}
         # Older Lightning leaves out what its command line passed on from the data.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**plain, **self._spaces}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the clock."""
+        """Go on from there."""
         self.clock = Clock(*checkpoint["clock"])
+        self._told = Counts(*checkpoint["told"])
+        self._means.load_state_dict(checkpoint["means"])
+        self._configured = checkpoint.get("optimizer_settings")
 
 
 class _Means:
@@ -312,16 +322,48 @@ class _Means:
     def add(self, output: ObjectiveOutput) -> None:
         loss, td_error = output.loss.sum(), output.priority.sum()
         if self._sums is not None:
-            loss += self._sums[0]
-            td_error += self._sums[1]
+            loss += self._sums[0].to(loss.device)
+            td_error += self._sums[1].to(loss.device)
         self._sums = loss, td_error
         self._count += len(output.loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        sums = None if self._sums is None else [sums.clone() for sums in self._sums]
+        return {"sums": sums, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        sums = state["sums"]
+        self._sums = None if sums is None else (sums[0], sums[1])
+        self._count = state["count"]
 
     def take(self) -> dict[str, float]:
         assert self._sums is not None
         loss, td_error = (sums.item() / self._count for sums in self._sums)
         self._sums, self._count = None, 0
         return {"train/loss": loss, "train/td_error": td_error}
+
+
+def _plain_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What the optimiser was made with."""
+    return {name: value for name, value in optimizer.defaults.items() if _is_plain(value)}
+
+
+def _change_settings(
+    optimizer: torch.optim.Optimizer, scheduler: Any, before: dict[str, Any]
+) -> None:
+    """Give an optimiser that was restored the settings that were changed meanwhile."""
+    for name, value in _plain_settings(optimizer).items():
+        if before.get(name, value) == value:
+            continue
+        for group in optimizer.param_groups:
+            if name != "lr" or not before["lr"]:
+                group[name] = value
+                continue
+            group["lr"] *= value / before["lr"]  # it may have come some way down its schedule
+            if "initial_lr" in group:
+                group["initial_lr"] = value
+        if name == "lr" and scheduler is not None:
+            scheduler.base_lrs = [value for _ in scheduler.base_lrs]
 
 
 def _on_device(batch: Batch, device: torch.device) -> Batch:

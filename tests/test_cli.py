@@ -69,6 +69,7 @@ def test_a_run_lives_in_one_folder(run: Path) -> None:
         "last.ckpt",
         "metrics.csv",
         "returns.png",
+        "state",
         "timing.csv",
     }
     assert [path.name for path in Path("checkpoints").iterdir()] == ["cartpole"]
@@ -163,9 +164,7 @@ def test_a_finished_run_that_is_gone_on_with_says_where_it_stands(
     assert "600 environment steps" in capsys.readouterr().out
     with (run / "timing.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    assert [row["env_steps"] for row in rows] == ["600", "600"]
-    elapsed = [float(row["time/elapsed_s"]) for row in rows]
-    assert elapsed[1] > elapsed[0] - 0.1  # it counts on from where the checkpoint was written
+    assert [row["env_steps"] for row in rows] == ["600"]  # cut back, and written again
 
 
 def test_another_name_begins_another_run_from_a_checkpoint(run: Path) -> None:
@@ -403,9 +402,6 @@ def test_a_checkpoint_that_is_not_whole_or_of_other_spaces_is_refused(
     assert main(other) == 2
     error = capsys.readouterr().err
     assert re.search(r"of another network or environment \(observations \(4,\), 2 actions\)", error)
-    assert everything(run) == before
-    assert main(["fit", "--ckpt_path", str(run / "best.ckpt")]) == 2
-    assert "holds weights only" in capsys.readouterr().err
     assert everything(run) == before
     (run / "config.yaml").unlink()
     assert main(["test", "--ckpt_path", str(run / "last.ckpt")]) == 2

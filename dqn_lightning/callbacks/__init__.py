@@ -2,9 +2,18 @@
 
 from dqn_lightning.callbacks.checkpoints import Checkpoints
 from dqn_lightning.callbacks.episode_log import EpisodeLog
+from dqn_lightning.callbacks.full_state import FullState
 from dqn_lightning.callbacks.gradient_clamp import GradientClamp
 from dqn_lightning.callbacks.progress import Progress
 from dqn_lightning.callbacks.target_sync import TargetSync
 from dqn_lightning.callbacks.timing import Timing
 
-__all__ = ["Checkpoints", "EpisodeLog", "GradientClamp", "Progress", "TargetSync", "Timing"]
+__all__ = [
+    "Checkpoints",
+    "EpisodeLog",
+    "FullState",
+    "GradientClamp",
+    "Progress",
+    "TargetSync",
+    "Timing",
+]

@@ -1,6 +1,5 @@
 """Writes the run's checkpoints."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from dqn_lightning import files
+from dqn_lightning.callbacks.full_state import FullState
 from dqn_lightning.dataset import Rollout
 from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.module import DQNModule
 from dqn_lightning.types import Clock
+
+_KEPT = "env_steps-"
 
 
 class Checkpoints(Checkpoint):
@@ -23,6 +26,9 @@ class Checkpoints(Checkpoint):
     first. `last.ckpt` is written after each evaluation, at the end of the rollout in which a period
     has passed, and when training ends. A file is replaced only by a whole one.
 
+    With `FullState`, `last.ckpt` is followed by everything that a run needs to go on as if it had
+    never stopped.
+
     Lightning's ModelCheckpoint counts Lightning's steps, and forgets the best score where a
     checkpoint lies between a due evaluation and its result.
 
@@ -30,9 +36,11 @@ class Checkpoints(Checkpoint):
         monitor: The evaluation's value to compare; greater is better.
         every_n_env_steps: Environment steps between writings of `last.ckpt`; none if None.
         every_n_minutes: Minutes between them; none if None.
+        keep_last: With 2 or more, so many of the newest are kept beside `last.ckpt`, which is the
+            newest of them, as `env_steps-N.ckpt`.
 
     Raises:
-        ConfigError: If a period is not positive.
+        ConfigError: If a period or `keep_last` is not positive.
     """
 
     def __init__(
@@ -40,14 +48,20 @@ class Checkpoints(Checkpoint):
         monitor: str = "eval/return_mean",
         every_n_env_steps: int | None = None,
         every_n_minutes: float | None = 10.0,
+        keep_last: int = 1,
     ) -> None:
-        periods = {"every_n_env_steps": every_n_env_steps, "every_n_minutes": every_n_minutes}
-        for name, period in periods.items():
+        numbers = {
+            "every_n_env_steps": every_n_env_steps,
+            "every_n_minutes": every_n_minutes,
+            "keep_last": keep_last,
+        }
+        for name, period in numbers.items():
             if period is not None and period <= 0:
                 raise ConfigError(f"checkpoints.{name}: must be positive, got {period}")
         self.monitor = monitor
         self.every_n_env_steps = every_n_env_steps
         self.every_n_minutes = every_n_minutes
+        self.keep_last = keep_last
         self.best: float | None = None
         self.best_env_steps: int | None = None
 
@@ -110,6 +124,22 @@ class Checkpoints(Checkpoint):
         self._passed = self._multiples(pl_module)
         self._saved_time = time.monotonic()
         self._save(trainer, "last.ckpt", weights_only=False)
+        if trainer.fast_dev_run or trainer.log_dir is None:
+            return
+        if self.keep_last > 1 and trainer.is_global_zero:
+            self._keep(Path(trainer.log_dir), pl_module.clock.env_steps)
+        for callback in trainer.callbacks:
+            if isinstance(callback, FullState):
+                callback.remove_unused(trainer)
+
+    def _keep(self, folder: Path, env_steps: int) -> None:
+        """Give `last.ckpt` a second name, and remove the oldest and those of a future given up."""
+        files.link(folder / "last.ckpt", f"{_KEPT}{env_steps}.ckpt")
+        kept = {int(p.stem.removeprefix(_KEPT)): p for p in folder.glob(f"{_KEPT}*.ckpt")}
+        given_up = [number for number in kept if number > env_steps]
+        oldest = sorted(kept.keys() - set(given_up))[: -self.keep_last]
+        for number in (*given_up, *oldest):
+            kept[number].unlink()
 
     def _save(self, trainer: Trainer, name: str, weights_only: bool) -> None:
         folder = trainer.log_dir
@@ -120,9 +150,11 @@ class Checkpoints(Checkpoint):
                 f"weights are not finite at update {trainer.global_step}, so {name} is not "
                 "written; a smaller learning rate (model.optimizer) or gradient_clamp may help"
             )
-        unfinished = Path(folder, f".{name}.tmp")
-        trainer.save_checkpoint(unfinished, weights_only=weights_only)
+        unfinished = files.temporary(Path(folder), name)
+        try:
+            trainer.save_checkpoint(unfinished, weights_only=weights_only)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise OSError(f"{Path(folder, name)} cannot be written: {error}") from error
         if trainer.is_global_zero:
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            unfinished.replace(Path(folder, name))
+            files.seal(unfinished, name)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ class EpisodeLog(Callback):
         if self.live and trainer.is_global_zero and not trainer.fast_dev_run:
             self._open_window()
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: DQNModule, batch: Rollout, batch_idx: int
+    ) -> None:
+        """Log each episode as it ends, so in the same order whatever the rollouts' length."""
+        batch.on_episode.append(partial(self._log, pl_module))
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -64,11 +71,9 @@ class EpisodeLog(Callback):
         batch: Rollout,
         batch_idx: int,
     ) -> None:
-        """Log the episodes that ended in the rollout."""
+        """Let other callbacks know the mean, and draw if it is time."""
         if not batch.episodes:
             return
-        for episode in batch.episodes:
-            pl_module.log_metrics(self._values(episode), episode.env_steps)
         assert self.return_mean is not None
         pl_module.log("train/return_mean", self.return_mean, logger=False, batch_size=1)
         if time.monotonic() >= self._next_drawing:
@@ -87,6 +92,9 @@ class EpisodeLog(Callback):
         """Go on from there."""
         self.durations = state_dict["durations"]
         self.returns = state_dict["returns"]
+
+    def _log(self, pl_module: DQNModule, episode: Episode) -> None:
+        pl_module.log_metrics(self._values(episode), episode.env_steps)
 
     def _values(self, episode: Episode) -> dict[str, float]:
         self.durations.append(episode.duration)

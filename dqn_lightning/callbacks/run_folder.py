@@ -50,6 +50,18 @@ class RunFolder(Callback):
             ours.append(_Events(self.path, name="", version=""))
         trainer.loggers = [*ours, *trainer.loggers]
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have TensorBoard forget what a run had done after the checkpoint that it goes on from."""
+        after = checkpoint["clock"][0] + 1
+        trainer.loggers = [
+            _Events(logger.save_dir, name="", version="", purge_step=after)
+            if isinstance(logger, _Events)
+            else logger
+            for logger in trainer.loggers
+        ]
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the folder and write what the run is made with, from here on if it is resumed."""
         if self.path is None:

@@ -11,6 +11,8 @@ observation is stored once and none needs special care. The newest row is pendin
 observation is known, and it is what the environments wait at.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -128,6 +130,70 @@ class ReplayBuffer:
         self._storage.write(
             self._time % self._slots, obs=obs, episode_step=episode_step, boundary=boundary
         )
+
+    # Saving: state, and rows in pieces ----------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the rows: those are had by `times` and `read`."""
+        return {
+            "slots": self._slots,
+            "num_envs": self.num_envs,
+            "time": self._time,
+            "episode_step": torch.from_numpy(self._episode_step.copy()),
+            "boundary": torch.from_numpy(self._boundary.copy()),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, once the rows are filled in.
+
+        Raises:
+            ValueError: If it is of a replay of another size.
+        """
+        for name, ours in {"slots": self._slots, "num_envs": self.num_envs}.items():
+            if state[name] != ours:
+                raise ValueError(f"{name} is {ours} here, {state[name]} there")
+        self._time = state["time"]
+        self._episode_step = state["episode_step"].numpy().copy()
+        self._boundary = state["boundary"].numpy().copy()
+        self.generator.set_state(state["generator"])
+
+    @property
+    def times(self) -> range:
+        """Numbers of the vector steps that are there, the pending one included."""
+        return range(max(0, self._time - self._slots + 1), self._time + 1)
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of one vector step."""
+        return self._storage.slot_bytes
+
+    def read(self, times: range) -> dict[str, Tensor]:
+        """A copy of these vector steps, all of which are there: columns [T, N, …]."""
+        parts = [self._storage.read(slots) for slots in self._slots_of(times)]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def fill(self, times: range, columns: dict[str, Tensor]) -> None:
+        """Put vector steps [T, N, …] back where they were; those before `times` are passed over."""
+        skipped = max(0, self.times.start - times.start)
+        times = times[skipped:]
+        for slots in self._slots_of(times):
+            rows = {
+                name: column[skipped : skipped + len(slots)] for name, column in columns.items()
+            }
+            self._storage.fill(slots.start, rows)
+            skipped += len(slots)
+
+    def _slots_of(self, times: range) -> list[range]:
+        """Where these vector steps lie in the ring: one run of slots, or two if they wrap."""
+        if not times:
+            return []
+        start, stop = times.start % self._slots, times.stop % self._slots or self._slots
+        if start < stop and len(times) <= self._slots:
+            return [range(start, stop)]
+        return [range(start, self._slots), range(stop)]
 
     # What the environments wait at --------------------------------------------------------------
 

@@ -19,6 +19,9 @@ class Storage:
         obs_shape: Shape of one observation.
         obs_dtype: Its dtype, kept as it is (a uint8 picture stays one byte a pixel).
         device: Where the columns lie.
+
+    Attributes:
+        slot_bytes: Bytes of one slot.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Storage:
             for name, (shape, dtype) in layout.items()
         }
         self._flat = {name: column.flatten(0, 1) for name, column in self._columns.items()}
+        self.slot_bytes = sum(c[0].numel() * c.element_size() for c in self._columns.values())
         on_cpu = torch.device(device).type == "cpu"
         # Indexing a numpy view costs a tenth of indexing a small tensor.
         self._views: dict[str, Any] = (
@@ -64,6 +68,18 @@ class Storage:
                 self._views[name][slot] = value
             else:
                 self._columns[name][slot] = torch.as_tensor(value)
+
+    def read(self, slots: range) -> dict[str, Tensor]:
+        """A copy of these slots, which follow each other: columns [number of slots, N, …]."""
+        return {
+            name: column[slots.start : slots.stop].to("cpu", copy=True)
+            for name, column in self._columns.items()
+        }
+
+    def fill(self, slot: int, columns: dict[str, Tensor]) -> None:
+        """Write columns [number of slots, N, …] into so many slots, from this one on."""
+        for name, rows in columns.items():
+            self._columns[name][slot : slot + len(rows)] = rows
 
     def slot(self, name: str, slot: int) -> Tensor:
         """A view of one column's slot [N, …]."""

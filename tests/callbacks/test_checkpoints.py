@@ -24,11 +24,12 @@ class FakeTrainer(SimpleNamespace):
             state=SimpleNamespace(fn=TrainerFn.FITTING),
             callback_metrics={},
             lightning_module=torch.nn.Linear(1, 1),
+            callbacks=[],
         )
 
     def save_checkpoint(self, path: Path, weights_only: bool) -> None:
         score = self.callback_metrics["eval/return_mean"]
-        path.write_text(f"{float(score)} {weights_only}")
+        torch.save([float(score), weights_only], path)
 
 
 def evaluate(callback: Checkpoints, trainer: Any, scores: list[float]) -> None:
@@ -44,8 +45,8 @@ def test_best_is_the_best_evaluation_and_of_equals_the_first(tmp_path: Path) -> 
     callback, trainer = Checkpoints(), FakeTrainer(tmp_path)
     evaluate(callback, trainer, [1.0, 5.0, 3.0, 5.0, 4.0])
     assert (callback.best, callback.best_env_steps) == (5.0, 200)
-    assert (tmp_path / "best.ckpt").read_text() == "5.0 True"
-    assert (tmp_path / "last.ckpt").read_text() == "4.0 False"
+    assert torch.load(tmp_path / "best.ckpt") == [5.0, True]
+    assert torch.load(tmp_path / "last.ckpt") == [4.0, False]
     assert len(list(tmp_path.iterdir())) == 2  # nothing half-written
 
 
@@ -55,7 +56,7 @@ def test_it_goes_on_comparing_with_the_best_of_before(tmp_path: Path) -> None:
     second = Checkpoints()
     second.load_state_dict(first.state_dict())
     evaluate(second, FakeTrainer(tmp_path), [4.0])
-    assert (tmp_path / "best.ckpt").read_text() == "5.0 True"
+    assert torch.load(tmp_path / "best.ckpt") == [5.0, True]
 
 
 def test_a_run_under_another_name_finds_a_best_of_its_own(tmp_path: Path) -> None:
@@ -66,7 +67,18 @@ def test_a_run_under_another_name_finds_a_best_of_its_own(tmp_path: Path) -> Non
     second = Checkpoints()
     second.load_state_dict(first.state_dict())
     evaluate(second, FakeTrainer(folders[1]), [4.0])
-    assert (folders[1] / "best.ckpt").read_text() == "4.0 True"
+    assert torch.load(folders[1] / "best.ckpt") == [4.0, True]
+
+
+def test_the_newest_are_kept_and_those_of_a_future_given_up_are_not(tmp_path: Path) -> None:
+    callback, trainer = Checkpoints(keep_last=2), FakeTrainer(tmp_path)
+    torch.save("of a run that went on from before it", tmp_path / "env_steps-900.ckpt")
+    evaluate(callback, trainer, [1.0, 2.0, 3.0, 4.0])
+    kept = {path.name for path in tmp_path.glob("env_steps-*.ckpt")}
+    assert kept == {"env_steps-300.ckpt", "env_steps-400.ckpt"}
+    assert torch.load(tmp_path / "env_steps-400.ckpt") == [4.0, False]
+    assert torch.load(tmp_path / "env_steps-300.ckpt") == [3.0, False]
+    assert torch.load(tmp_path / "last.ckpt") == [4.0, False]
 
 
 def test_a_value_that_no_evaluation_has_is_refused_with_those_that_it_has(tmp_path: Path) -> None:

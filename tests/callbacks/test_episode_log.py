@@ -28,7 +28,12 @@ def feed(callback: EpisodeLog, durations: list[int], folder: Path) -> Module:
     module: Any = Module()
     trainer: Any = SimpleNamespace(log_dir=folder, fast_dev_run=False)
     episodes = [Episode(0, d, d / 2, 10 * i) for i, d in enumerate(durations)]
-    callback.on_train_batch_end(trainer, module, None, SimpleNamespace(episodes=episodes), 0)
+    rollout: Any = SimpleNamespace(episodes=episodes, on_episode=[])
+    callback.on_train_batch_start(trainer, module, rollout, 0)
+    for episode in episodes:
+        for call in rollout.on_episode:
+            call(episode)
+    callback.on_train_batch_end(trainer, module, None, rollout, 0)
     callback.on_train_end(trainer, module)
     return module
 
