@@ -75,7 +75,7 @@ def episodes(folder: Path, column: str) -> list[float]:
 
 def main() -> None:
     figure = Figure(figsize=(10, 7), layout="constrained")
-    print("| | seed | environment steps | mean length of the last 10 episodes | longest | then plays |")
+    print("| | seed | steps | mean length of the last 10 | longest | then plays |")
     print("|---|---|---|---|---|---|")
     for axes, (title, (config, seeds, settings, column, label)) in zip(
         figure.subplots(2, 2).flat, PANELS.items(), strict=True
