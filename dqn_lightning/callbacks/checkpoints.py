@@ -126,20 +126,23 @@ class Checkpoints(Checkpoint):
         self._save(trainer, "last.ckpt", weights_only=False)
         if trainer.fast_dev_run or trainer.log_dir is None:
             return
+        newest = [Path(trainer.log_dir, "last.ckpt")]
         if self.keep_last > 1 and trainer.is_global_zero:
-            self._keep(Path(trainer.log_dir), pl_module.clock.env_steps)
+            newest.append(self._keep(Path(trainer.log_dir), pl_module.clock.env_steps))
         for callback in trainer.callbacks:
             if isinstance(callback, FullState):
-                callback.remove_unused(trainer)
+                callback.remove_unused(trainer, newest)
 
-    def _keep(self, folder: Path, env_steps: int) -> None:
+    def _keep(self, folder: Path, env_steps: int) -> Path:
         """Give `last.ckpt` a second name, and remove the oldest and those of a future given up."""
-        files.link(folder / "last.ckpt", f"{_KEPT}{env_steps}.ckpt")
+        second = folder / f"{_KEPT}{env_steps}.ckpt"
+        files.link(folder / "last.ckpt", second.name)
         kept = {int(p.stem.removeprefix(_KEPT)): p for p in folder.glob(f"{_KEPT}*.ckpt")}
         given_up = [number for number in kept if number > env_steps]
         oldest = sorted(kept.keys() - set(given_up))[: -self.keep_last]
         for number in (*given_up, *oldest):
             kept[number].unlink()
+        return second
 
     def _save(self, trainer: Trainer, name: str, weights_only: bool) -> None:
         folder = trainer.log_dir

@@ -1,7 +1,7 @@
 """Saves everything a run needs to go on as if it had never stopped."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +46,8 @@ class FullState(Callback):
         self._folder: Path | None = None  # where they lie
         self._generators: dict[str, Any] | None = None  # to be restored when training starts
         self._tables: list[Any] | None = None
-        self._known: dict[Path, tuple[float, set[str]]] = {}  # what checkpoints refer to
+        self._newest: set[str] = set()  # what the newest checkpoint refers to
+        self._known: dict[Path, tuple[int, set[str]]] = {}  # what all of them do, by when written
 
     # Saving -------------------------------------------------------------------------------------
 
@@ -64,13 +65,15 @@ class FullState(Callback):
         if folder != self._folder:
             self._full_pieces, self._folder = {}, folder
         collector = data.dataset.collector
+        pieces = list(self._write_rows(folder, collector.replay))
         state = {
             "env_id": data.factory.env_id,
             "collector": collector.state_dict(),
             "generators": _generators(),
-            "pieces": [list(piece) for piece in self._write_rows(folder, collector.replay)],
+            "pieces": [list(piece) for piece in pieces],
         }
         name = files.save(state, folder, f"{pl_module.clock.env_steps}-{{digest}}.pt")
+        self._newest = {name, *(piece.name for piece in pieces)}
         tables = [logger.state_dict() for logger in trainer.loggers if isinstance(logger, CSVLog)]
         checkpoint[_KEY] = {"files": [name], "tables": tables}
 
@@ -90,10 +93,17 @@ class FullState(Callback):
                 self._full_pieces[place] = piece
             yield piece
 
-    def remove_unused(self, trainer: Trainer) -> None:
-        """Remove state that no checkpoint of the run's folder refers to any more."""
+    def remove_unused(self, trainer: Trainer, newest: Iterable[Path]) -> None:
+        """Remove state that no checkpoint of the run's folder refers to any more.
+
+        Args:
+            trainer: Of the run.
+            newest: The files that hold the checkpoint which was saved last.
+        """
         if trainer.log_dir is None or self._folder is None:
             return
+        for path in newest:
+            self._known[path] = path.stat().st_mtime_ns, self._newest
         used: set[str] = set()
         for path in Path(trainer.log_dir).glob("*.ckpt"):
             try:
@@ -105,7 +115,7 @@ class FullState(Callback):
                 path.unlink()
 
     def _used_by(self, path: Path, folder: Path, rank: int) -> set[str]:
-        written = path.stat().st_mtime
+        written = path.stat().st_mtime_ns
         if path not in self._known or self._known[path][0] != written:
             reference = files.load(path, "checkpoint").get(_KEY)
             names: set[str] = set()
@@ -192,11 +202,12 @@ def _piece_steps(replay: ReplayBuffer) -> int:
 
 def _generators() -> dict[str, Any]:
     """State of the generators that everyone may draw from."""
+    version, words, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": plain(np.random.get_state()),
-        "python": plain(random.getstate()),
+        "python": [version, torch.tensor(words), gauss],
     }
 
 
@@ -205,4 +216,5 @@ def _set_generators(state: dict[str, Any]) -> None:
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     np.random.set_state(restored(state["numpy"]))
-    random.setstate(restored(state["python"]))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
