@@ -52,14 +52,12 @@ def _with_last_found(arguments: list[str], default_configs: Mapping[str, Path]) 
     name = _value_of("--run_name", arguments)
     if name is None:
         config = _value_of("--config", arguments) or _value_of("-c", arguments)
-        config = config or str(default_configs.get(arguments[0], "run"))
-        name = Path(config).stem
-    found = f"--ckpt_path={RUNS / name / 'last.ckpt'}"
-    rest = [a for a in arguments if a not in ("--ckpt_path=last",)]
-    if "--ckpt_path" in rest:
-        place = rest.index("--ckpt_path")
-        del rest[place : place + 2]
-    return [*rest, found]
+        name = Path(config or default_configs.get("fit", "run")).stem
+    found = str(RUNS / name / "last.ckpt")
+    if "--ckpt_path=last" in arguments:
+        return [a if a != "--ckpt_path=last" else f"--ckpt_path={found}" for a in arguments]
+    place = arguments.index("--ckpt_path")
+    return [*arguments[: place + 1], found, *arguments[place + 2 :]]
 
 
 def _config_first(arguments: list[str]) -> list[str]:

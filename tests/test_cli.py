@@ -304,6 +304,24 @@ def test_the_default_config_is_for_a_fit_without_one() -> None:
     assert with_config([], default) == []
 
 
+def test_last_is_the_newest_checkpoint_of_the_run_that_is_named() -> None:
+    defaults = {"fit": Path("configs/default.yaml")}
+    for flag in (["--ckpt_path=last"], ["--ckpt_path", "last"]):
+        for named, run in (
+            ([], "default"),
+            (["--run_name=mine"], "mine"),
+            (["--config", "configs/other.yaml"], "other"),
+        ):
+            path = Path("checkpoints", run, "last.ckpt")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            (path.parent / "config.yaml").touch()
+            for command in ("fit", "test"):
+                found = " ".join(with_config([command, *named, *flag], defaults))
+                assert str(path) in found
+                assert "last " not in f"{found} "
+
+
 def test_a_checkpoints_own_config_is_taken_and_flags_win(run: Path) -> None:
     arguments = ["test", f"--ckpt_path={run}/best.ckpt", "--data.test_episodes=1"]
     assert with_config(arguments, {"test": CARTPOLE})[1:3] == ["--config", str(run / "config.yaml")]

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer, seed_everything
 
-from dqn_lightning import files
-from dqn_lightning.callbacks import full_state
+from dqn_lightning import DQNDataModule, DQNModule, files
+from dqn_lightning.callbacks import Checkpoints, FullState, TargetSync, full_state
 from dqn_lightning.cli import DQNCLI, main
 
 ROOT = Path(__file__).parents[1]
@@ -251,7 +251,7 @@ def command(*arguments: str) -> list[str]:
 def test_a_signal_ends_a_run_that_goes_on_in_another_process(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    flags = (*CARTPOLE_SHORT, "--data.total_env_steps=6000")
+    flags = (*CARTPOLE_SHORT, "--data.total_env_steps=4000")
     process = subprocess.Popen(
         command("--run_name=two", *flags), cwd=tmp_path, stderr=subprocess.PIPE
     )
@@ -265,13 +265,36 @@ def test_a_signal_ends_a_run_that_goes_on_in_another_process(
     assert process.returncode == code, error
     assert b"stopping after this step, then saving" in error
     stopped_at = torch.load(table.parent / "last.ckpt", weights_only=True)["clock"][0]
-    assert 0 < stopped_at < 6000
+    assert 0 < stopped_at < 4000
     again = command("--ckpt_path=last", "--run_name=two")
     finished = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert finished.returncode == 0, finished.stderr
     os.chdir(tmp_path)
     fit("cartpole", "one", *flags)
     assert_same_run("one", "two")
+
+
+def test_a_run_made_in_python_goes_on_too() -> None:
+    def train(folder: str, steps: int, checkpoint: str | None = None) -> dict[str, Any]:
+        seed_everything(1 if checkpoint is None else 2, verbose=False)
+        data = DQNDataModule(
+            total_env_steps=steps, learning_starts_env_steps=50, eval_every_env_steps=None
+        )
+        module = DQNModule(data.obs_shape, data.num_actions)
+        Trainer(
+            max_epochs=-1,
+            accelerator="cpu",
+            logger=False,
+            default_root_dir=folder,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[TargetSync(every_n_grad_steps=50), FullState(), Checkpoints()],
+        ).fit(module, datamodule=data, ckpt_path=checkpoint)
+        return dict(module.state_dict())
+
+    one = train("one", 300)
+    train("two", 170)
+    assert differences(one, train("two", 300, "two/last.ckpt")) == []
 
 
 # What may change, what may not, and what is missing ---------------------------------------------
