@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -161,6 +162,8 @@ def test_a_run_in_two_parts_is_the_run_in_one(case: str) -> None:
     config, flags, half = CASES[case]
     if config == "lunarlander":
         pytest.importorskip("Box2D", reason="needs the extra box2d")
+    if config == "taxi" and "Taxi-v4" not in gym.registry:
+        pytest.skip("this Gymnasium has no Taxi-v4")
     fit(config, "one", *flags, f"--data.total_env_steps={2 * half}")
     fit(config, "two", *flags, f"--data.total_env_steps={half}")
     go_on("two", f"--data.total_env_steps={2 * half}")

@@ -24,7 +24,6 @@ SIMPLE = [
     "Acrobot-v1",
     "MountainCar-v0",
     "FrozenLake-v1",
-    "CliffWalking-v1",
 ]
 
 
