@@ -52,7 +52,7 @@ def _with_last_found(arguments: list[str], default_configs: Mapping[str, Path]) 
     name = _value_of("--run_name", arguments)
     if name is None:
         config = _value_of("--config", arguments) or _value_of("-c", arguments)
-        name = Path(config or default_configs.get("fit", "run")).stem
+        name = Path(config or default_configs.get("fit", Path("run"))).stem
     found = str(RUNS / name / "last.ckpt")
     if "--ckpt_path=last" in arguments:
         return [a if a != "--ckpt_path=last" else f"--ckpt_path={found}" for a in arguments]
