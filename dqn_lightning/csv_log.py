@@ -3,7 +3,8 @@
 import csv
 import math
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +97,20 @@ class _Table:
         if not row.keys() <= set(self._columns):
             self._widen(path, [name for name in row if name not in self._columns])
         cells = ["" if row.get(name) is None else _cell(row[name]) for name in self._columns]
-        self._file.write(",".join(cells) + "\n")
+        with _named(self._file):
+            self._file.write(",".join(cells) + "\n")
         self._rows += 1
 
     def flush(self) -> None:
         if self._file is not None:
-            self._file.flush()
+            with _named(self._file):
+                self._file.flush()
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with _named(file):
+                file.close()
 
     def state_dict(self) -> dict[str, Any]:
         self.flush()
@@ -116,10 +120,10 @@ class _Table:
         self.close()
         if not path.exists():
             return
+        self._columns, self._rows = list(columns), rows
         if rows == 0:
             path.unlink()
             return
-        self._columns, self._rows = list(columns), rows
         self._rewrite(path, [row[: len(columns)] for row in _rows_of(path)[:rows]])
 
     def _open(self, path: Path) -> None:
@@ -140,6 +144,15 @@ class _Table:
         with unfinished.open("w", newline="") as lines:
             csv.writer(lines, lineterminator="\n").writerows([self._columns, *rows])
         unfinished.replace(path)
+
+
+@contextmanager
+def _named(file: Any) -> Iterator[None]:
+    """Have errors, as of a disk that is full, say which file it is."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file.name) from error
 
 
 def _rows_of(path: Path) -> list[list[str]]:
