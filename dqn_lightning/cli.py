@@ -189,7 +189,7 @@ class DQNCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         if self.subcommand != "fit":
             return super().instantiate_trainer(logger=False, enable_progress_bar=False)
-        callbacks: list[Any] = [FullState(), self._get(self.config_init, "checkpoints")]
+        callbacks: list[Any] = [self._get(self.config_init, "checkpoints")]
         if trainer.enable_checkpointing is False:
             callbacks = []
         given = trainer.callbacks or []
@@ -200,7 +200,14 @@ class DQNCLI(LightningCLI):
         self.run_folder = RunFolder(
             RUNS, self._run_name(), self._config_text, self._resumed_folder(), default_logger
         )
-        trainer.callbacks = [self.run_folder, self.stop_on_signal, Timing(), *callbacks, *given]
+        trainer.callbacks = [
+            self.run_folder,
+            self.stop_on_signal,
+            Timing(),
+            FullState(),
+            *callbacks,
+            *given,
+        ]
         if default_logger:
             kwargs["logger"] = False
         return super().instantiate_trainer(**kwargs)

@@ -11,6 +11,7 @@ from torch import Tensor
 from dqn_lightning.actor import EpsilonGreedy
 from dqn_lightning.envs.state import CannotRestoreError, load_vector_state, vector_state
 from dqn_lightning.errors import EnvironmentFailure
+from dqn_lightning.plain import NotPlainError
 from dqn_lightning.replay import ReplayBuffer
 from dqn_lightning.types import Act, Episode
 
@@ -58,8 +59,14 @@ class Collector:
             "durations": torch.from_numpy(self._durations.copy()),
             "actor": self.actor.state_dict(),
             "replay": self.replay.state_dict(),
-            "envs": vector_state(self.envs),
+            "envs": self._envs_state(),
         }
+
+    def _envs_state(self) -> dict[str, Any] | None:
+        try:
+            return vector_state(self.envs)
+        except NotPlainError:
+            return None
 
     def load_state_dict(
         self, state: dict[str, Any], rows: Iterable[tuple[range, dict[str, Tensor]]]
@@ -88,6 +95,8 @@ class Collector:
         self._returns[:] = state["returns"].numpy()
         self._durations[:] = state["durations"].numpy()
         try:
+            if state["envs"] is None:
+                raise CannotRestoreError("these environments cannot give their state")
             load_vector_state(self.envs, state["envs"])
         except CannotRestoreError as error:
             obs, _ = self.envs.reset()

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -114,6 +115,8 @@ class _Table:
 
     def state_dict(self) -> dict[str, Any]:
         self.flush()
+        if self._file is not None:
+            os.fsync(self._file.fileno())
         return {"columns": list(self._columns), "rows": self._rows}
 
     def cut(self, path: Path, columns: list[str], rows: int) -> None:

@@ -238,7 +238,7 @@ class DQNDataModule(LightningDataModule):
         """Where the run stands."""
         if self.dataset is None:
             return self._state
-        return {**self.dataset.collector.counts._asdict(), **self.dataset.state_dict()}
+        return {**self.dataset.collector.counts._asdict(), **self.dataset.progress()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting, with an empty replay unless `load_collector_state` follows."""
@@ -246,7 +246,7 @@ class DQNDataModule(LightningDataModule):
             return
         counts = Counts(state_dict["env_steps"], state_dict["episodes"])
         self.dataset.collector.counts = self.dataset.collector.counts_before_step = counts
-        self.dataset.load_state_dict(state_dict)
+        self.dataset.go_on(state_dict, counts.env_steps)
         self._refill = True
 
     def load_collector_state(
@@ -271,10 +271,15 @@ class DQNDataModule(LightningDataModule):
     def _go_on(self, dataset: ReplayDataset) -> None:
         """What there is to say and to do where a run goes on."""
         env_steps = dataset.collector.counts.env_steps
-        if dataset.over:
+        if dataset.rhythm.over(dataset.boundary, dataset.collector.counts.episodes):
             rank_zero_info(
                 f"the run is over already, at environment step {env_steps:,}; "
                 "raise data.total_env_steps or data.total_episodes to go on"
+            )
+        elif self._refill and self.require_replay:
+            raise ConfigError(
+                "data.require_replay: a run goes on with its replay only where a FullState "
+                "callback saved and restores it; false goes on with an empty one"
             )
         elif self._refill:
             dataset.skip_updates(env_steps + self._enough_env_steps)

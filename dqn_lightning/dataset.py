@@ -129,19 +129,37 @@ class ReplayDataset(IterableDataset["Rollout"]):
         """Whether the run has ended, or was asked to."""
         return self.stopped() or self.rhythm.over(self.boundary, self.collector.counts.episodes)
 
-    def state_dict(self) -> dict[str, Any]:
-        """How far rollouts, updates and evaluations have come."""
+    def progress(self) -> dict[str, Any]:
+        """How far rollouts, updates and evaluations have come.
+
+        (Not named `state_dict`, or Lightning would save and restore it too, but not always.)
+        """
         return {
             "boundary": self.boundary,
             "next_update": self.next_update,
             "evaluation_owed": self.evaluation_owed,
+            "updates": self._when_updates_are_due(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+    def go_on(self, state: dict[str, Any], env_steps: int) -> None:
+        """Go on from there, `env_steps` into the run.
+
+        If updates are due at other counts now, those of the past are neither made up for nor
+        waited for.
+        """
         self.boundary = state["boundary"]
-        self.next_update = state["next_update"]
         self.evaluation_owed = state["evaluation_owed"]
+        self.next_update = state["next_update"]
+        if state["updates"] != self._when_updates_are_due():
+            self.next_update = self.rhythm.first_update_from(env_steps + 1)
+
+    def _when_updates_are_due(self) -> list[int]:
+        rhythm = self.rhythm
+        return [
+            rhythm.learning_starts_env_steps,
+            rhythm.train_every_env_steps,
+            rhythm.updates_per_train,
+        ]
 
     def skip_updates(self, env_steps: int) -> None:
         """No update before this count: those due earlier are left out."""

@@ -113,9 +113,9 @@ def check(path: Path, what: str) -> None:
         raise ConfigError(f"{what}: {path} is no whole checkpoint: it is damaged or cut short")
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a run that was killed while it wrote has left in a folder."""
-    for path in folder.glob(f".*{_TEMPORARY}"):
+def remove_unfinished(folder: Path, name: str) -> None:
+    """Remove what a run that was killed while it wrote files of this name (a pattern) has left."""
+    for path in folder.glob(f".{name}{_TEMPORARY}"):
         path.unlink()
 
 

@@ -298,14 +298,25 @@ class DQNModule(LightningModule):
         checkpoint["told"] = list(self._told)
         checkpoint["means"] = self._means.state_dict()
         if self.trainer.optimizers:
-            checkpoint["optimizer_settings"] = _plain_settings(self.trainer.optimizers[0])
+            optimizer = self.trainer.optimizers[0]
+            checkpoint["optimizer"] = type(optimizer).__name__
+            checkpoint["optimizer_settings"] = _plain_settings(optimizer)
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         plain = {name: value for name, value in hyper_parameters.items() if _is_plain(value)}
         # Older Lightning leaves out what its command line passed on from the data.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**plain, **self._spaces}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there.
+
+        Raises:
+            ConfigError: If training would go on with another optimiser.
+        """
+        before = checkpoint.get("optimizer")
+        if self._trainer is not None and self._is_fitting and before is not None:
+            now = type(self._make_optimizer(self.online.parameters())).__name__
+            if now != before:
+                raise ConfigError(f"model.optimizer: the run was made with {before}, not {now}")
         self.clock = Clock(*checkpoint["clock"])
         self._told = Counts(*checkpoint["told"])
         self._means.load_state_dict(checkpoint["means"])
@@ -362,7 +373,7 @@ def _change_settings(
             group["lr"] *= value / before["lr"]  # it may have come some way down its schedule
             if "initial_lr" in group:
                 group["initial_lr"] = value
-        if name == "lr" and scheduler is not None:
+        if name == "lr" and hasattr(scheduler, "base_lrs"):
             scheduler.base_lrs = [value for _ in scheduler.base_lrs]
 
 

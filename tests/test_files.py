@@ -97,7 +97,9 @@ def test_a_disk_that_is_full_leaves_the_older_file(
 def test_leftovers_of_a_run_that_was_killed_are_removed(tmp_path: Path) -> None:
     files.save(VALUE, tmp_path, "a.pt")
     files.temporary(tmp_path, "b.pt").write_bytes(b"the beginning")
-    files.remove_unfinished(tmp_path)
+    files.temporary(tmp_path, "mine.txt").touch()
+    files.remove_unfinished(tmp_path, "*.pt")
+    files.temporary(tmp_path, "mine.txt").unlink()  # not ours to remove
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 

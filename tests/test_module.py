@@ -351,16 +351,23 @@ def test_a_checkpoint_gives_a_network_that_acts(tmp_path: Any) -> None:
 def test_a_run_goes_on_from_a_checkpoint_and_counts_on(tmp_path: Any) -> None:
     module, data = make()
     train(module, data).save_checkpoint(tmp_path / "a.ckpt")
-    module, data = make(total_env_steps=600)
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        max_epochs=-1,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        callbacks=[TargetSync(every_n_grad_steps=10)],
-    )
-    trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "a.ckpt")
+
+    def go_on(**settings: Any) -> tuple[DQNModule, Trainer]:
+        module, data = make(total_env_steps=600, **settings)
+        trainer = Trainer(
+            accelerator="cpu",
+            logger=False,
+            max_epochs=-1,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            callbacks=[TargetSync(every_n_grad_steps=10)],
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "a.ckpt")
+        return module, trainer
+
+    with pytest.raises(ConfigError, match="only where a FullState callback saved"):
+        go_on()
+    module, trainer = go_on(require_replay=False)
     assert module.clock.env_steps == 600
     assert trainer.global_step == 251 + 251  # the replay is filled for 50 steps before learning
 

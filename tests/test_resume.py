@@ -357,11 +357,46 @@ def test_a_folder_can_be_moved(run: Path) -> None:
     assert differences(ours, theirs) == []
 
 
-def test_another_environment_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_id_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = everything(run)
     assert main(["fit", "--ckpt_path=last", "--run_name=run", "--data.env_id=CartPole-v0"]) == 2
-    assert "data.env_id: the run was on CartPole-v1, not CartPole-v0" in capsys.readouterr().err
+    assert (
+        "data.env_id: the run was made with CartPole-v1, not CartPole-v0" in capsys.readouterr().err
+    )
     assert everything(run) == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        (
+            "--data.env_kwargs.max_episode_steps=50",
+            "data.env_kwargs: the run was made with {}, not",
+        ),
+        (
+            "--model.optimizer=torch.optim.RMSprop",
+            "model.optimizer: the run was made with Adam, not",
+        ),
+    ],
+)
+def test_another_environment_or_optimiser_is_refused(
+    flag: str, words: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything(run)
+    longer = ["fit", "--ckpt_path", str(run / "last.ckpt"), "--data.total_env_steps=900"]
+    assert main([*longer, flag]) == 2
+    assert words in capsys.readouterr().err
+    assert everything(run) == before
+
+
+@pytest.mark.parametrize(("every", "updates"), [(4, 4 * 112), (16, 4 * 28)])
+def test_another_rhythm_makes_up_for_nothing_and_waits_for_nothing(
+    every: int, updates: int, run: Path
+) -> None:
+    before = torch.load(run / "last.ckpt", weights_only=True)["clock"][2]
+    go_on("run", "--data.total_env_steps=900", f"--data.train_every_env_steps={every}")
+    after = torch.load(run / "last.ckpt", weights_only=True)["clock"][2]
+    assert after - before == pytest.approx(updates, abs=4)
 
 
 @pytest.mark.parametrize("flag", ["--data.capacity=5000", "--data.num_envs=2"])

@@ -137,7 +137,7 @@ class Checkpoints(Checkpoint):
         """Give `last.ckpt` a second name, and remove the oldest and those of a future given up."""
         second = folder / f"{_KEPT}{env_steps}.ckpt"
         files.link(folder / "last.ckpt", second.name)
-        kept = {int(p.stem.removeprefix(_KEPT)): p for p in folder.glob(f"{_KEPT}*.ckpt")}
+        kept = {int(p.stem.removeprefix(_KEPT)): p for p in folder.glob(f"{_KEPT}[0-9]*.ckpt")}
         given_up = [number for number in kept if number > env_steps]
         oldest = sorted(kept.keys() - set(given_up))[: -self.keep_last]
         for number in (*given_up, *oldest):

@@ -67,7 +67,7 @@ class FullState(Callback):
         collector = data.dataset.collector
         pieces = list(self._write_rows(folder, collector.replay))
         state = {
-            "env_id": data.factory.env_id,
+            "environment": _environment(data),
             "collector": collector.state_dict(),
             "generators": _generators(),
             "pieces": [list(piece) for piece in pieces],
@@ -119,8 +119,8 @@ class FullState(Callback):
         if path not in self._known or self._known[path][0] != written:
             reference = files.load(path, "checkpoint").get(_KEY)
             names: set[str] = set()
-            if reference is not None:
-                name = reference["files"][rank]
+            name = "" if reference is None else reference["files"][rank]
+            if name and (folder / name).exists():
                 pieces = files.load(folder / name, path.name)["pieces"]
                 names = {name, *(Piece(*piece).name for piece in pieces)}
             self._known[path] = written, names
@@ -139,6 +139,7 @@ class FullState(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         data: Any = trainer.datamodule
+        files.check(Path(str(trainer.ckpt_path)), "--ckpt_path")
         reference = checkpoint.get(_KEY)
         try:
             if reference is None:
@@ -156,10 +157,9 @@ class FullState(Callback):
         folder = _state_folder(path.parent, trainer)
         what = f"--ckpt_path: {path.name} refers to"
         state = files.load(folder / reference["files"][trainer.global_rank], what)
-        if state["env_id"] != data.factory.env_id:
-            raise ConfigError(
-                f"data.env_id: the run was on {state['env_id']}, not {data.factory.env_id}"
-            )
+        for flag, now in _environment(data).items():
+            if (before := state["environment"][flag]) != now:
+                raise ConfigError(f"data.{flag}: the run was made with {before}, not {now}")
         pieces = [Piece(*piece) for piece in state["pieces"]]
         for piece in pieces:  # before anything is changed
             files.check(folder / piece.name, what)
@@ -173,7 +173,9 @@ class FullState(Callback):
         self._full_pieces = {
             piece.stop - steps: piece
             for piece in pieces
-            if piece.stop % steps == 0 and piece.stop < newest
+            if piece.stop % steps == 0
+            and piece.stop < newest
+            and piece.start <= max(piece.stop - steps, pieces[0].start)
         }
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
@@ -187,8 +189,15 @@ class FullState(Callback):
         self._generators = self._tables = None
         if trainer.log_dir is not None:
             folder = _state_folder(Path(trainer.log_dir), trainer)
-            for leftovers in (Path(trainer.log_dir), folder):
-                files.remove_unfinished(leftovers)
+            files.remove_unfinished(folder, "*")
+            for name in ("*.ckpt", "metrics.csv", "timing.csv"):
+                files.remove_unfinished(Path(trainer.log_dir), name)
+
+
+def _environment(data: DQNDataModule) -> dict[str, str]:
+    """What environments are made of, by flag."""
+    factory = data.factory
+    return {"env_id": factory.env_id, "env_kwargs": str(dict(sorted(factory.env_kwargs.items())))}
 
 
 def _state_folder(run: Path, trainer: Trainer) -> Path:

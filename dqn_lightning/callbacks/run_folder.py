@@ -68,7 +68,9 @@ class RunFolder(Callback):
             return
         if trainer.is_global_zero:
             self.path.mkdir(parents=True, exist_ok=self.resumed)
-            (self.path / "config.yaml").write_text(self.config_text(self.path.name))
+            unfinished = self.path / ".config.yaml.tmp"
+            unfinished.write_text(self.config_text(self.path.name))
+            unfinished.replace(self.path / "config.yaml")
         if self.path.name != self.name and not self.resumed:
             rank_zero_info(f"{self.root / self.name} is there already")
         rank_zero_info(f"this run is in {self.path}")

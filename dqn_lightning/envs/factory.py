@@ -56,10 +56,10 @@ class EnvFactory:
         _draw_without_display()
         try:
             env = gym.make(self.env_id, disable_env_checker=True, **self.env_kwargs)
+            env = _with_state(env)
             for wrapper in self.wrappers:
                 env = wrapper(env)
-            if not can_give_state(env):
-                env = Retraced(env)
+            env = _with_state(env)
         except gym.error.DependencyNotInstalled as error:
             raise ConfigError(_missing_dependency(self.env_id, error)) from error
         except (gym.error.Error, ModuleNotFoundError) as error:
@@ -145,6 +145,10 @@ class EnvFactory:
         return gym.make_vec(
             self.env_id, num_envs, vectorization_mode="vector_entry_point", **self.env_kwargs
         )
+
+
+def _with_state(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return env if can_give_state(env) else Retraced(env)
 
 
 class _Numbered(gym.Wrapper[Any, Any, Any, Any]):
