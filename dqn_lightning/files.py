@@ -85,6 +85,15 @@ def load(path: Path, what: str) -> Any:
         ConfigError: If it is not there, not whole, or holds more than tensors and plain values.
     """
     check(path, what)
+    return read(path, what)
+
+
+def read(path: Path, what: str) -> Any:
+    """The content of a file that has been checked, on the CPU.
+
+    Raises:
+        ConfigError: If it holds more than tensors and plain values.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # it raises many kinds on files that are something else

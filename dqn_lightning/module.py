@@ -154,6 +154,7 @@ class DQNModule(LightningModule):
         self._nvml_check = os.environ.pop(_NVML_CHECK, None)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
+        self._means.move(self.device)  # a checkpoint's lie on the CPU
         self._policy: Act = self.act
         if type(self).act is DQNModule.act:
             self._policy = greedy_policy(self.online, self.act_in_train_mode)
@@ -333,10 +334,14 @@ class _Means:
     def add(self, output: ObjectiveOutput) -> None:
         loss, td_error = output.loss.sum(), output.priority.sum()
         if self._sums is not None:
-            loss += self._sums[0].to(loss.device)
-            td_error += self._sums[1].to(loss.device)
+            loss += self._sums[0]
+            td_error += self._sums[1]
         self._sums = loss, td_error
         self._count += len(output.loss)
+
+    def move(self, device: torch.device) -> None:
+        if self._sums is not None:
+            self._sums = self._sums[0].to(device), self._sums[1].to(device)
 
     def state_dict(self) -> dict[str, Any]:
         sums = None if self._sums is None else [sums.clone() for sums in self._sums]

@@ -39,7 +39,7 @@ def test_it_plays_the_same_episodes_every_time_and_with_exploration_too() -> Non
 
 @pytest.mark.parametrize("vectorization", ["single", "async"])
 def test_it_can_be_called_again_after_its_environments_were_closed(vectorization: str) -> None:
-    data = DQNDataModule("toy/Walk-v0", vectorization=vectorization)  # type: ignore[arg-type]
+    data = DQNDataModule("toy/Walk-v0", vectorization=vectorization)
     evaluation = data._evaluation(4, seed=5, epsilon=0.0)
     played = evaluation(two)
     data.teardown("fit")

@@ -54,9 +54,9 @@ def test_the_steps_stand_in_the_tutorials_order_with_their_chinese_names() -> No
     assert [title.split(" · ")[1] for title in titles] == [
         "任务",
         "需要的包",
-        "复现记忆（Replay Memory）",  # noqa: RUF001
+        "复现记忆（Replay Memory）",  # noqa: RUF001  (as it is printed)
         "DQN 算法",
-        "Q_网络（Q_network）",  # noqa: RUF001
+        "Q_网络（Q_network）",  # noqa: RUF001  (as it is printed)
         "输入提取",
         "训练",
         "超参数和实用程序",

@@ -407,21 +407,24 @@ def test_evaluations_do_not_disturb_training() -> None:
     assert equal(*runs)
 
 
-def test_after_update_is_called_between_updates_with_the_clock() -> None:
+def clocks_of(**settings: Any) -> list[Clock]:
+    """What `after_update` is told in a run."""
     clocks: list[Clock] = []
-    module, data = make(train_every_env_steps=10, learning_starts_env_steps=20, total_env_steps=50)
+    module, data = make(**settings)
     module.after_update.append(clocks.append)
     train(module, data)
+    return clocks
+
+
+def test_after_update_is_called_between_updates_with_the_clock() -> None:
+    clocks = clocks_of(train_every_env_steps=10, learning_starts_env_steps=20, total_env_steps=50)
     env_steps = [clock.env_steps for clock in clocks]
     assert env_steps == [19, 20, 29, 30, 39, 40, 49, 50]
     assert [clock.grad_steps for clock in clocks] == [0, 1, 1, 2, 2, 3, 3, 4]
 
 
 def test_the_clock_never_goes_back_where_several_updates_fall_on_one_step() -> None:
-    clocks: list[Clock] = []
-    module, data = make(train_every_env_steps=10, updates_per_train=3, total_env_steps=70)
-    module.after_update.append(clocks.append)
-    train(module, data)
+    clocks = clocks_of(train_every_env_steps=10, updates_per_train=3, total_env_steps=70)
     env_steps = [clock.env_steps for clock in clocks]
     assert env_steps == [49, 50, 50, 50, 59, 60, 60, 60, 69, 70, 70, 70]
 

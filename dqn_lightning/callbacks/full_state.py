@@ -165,7 +165,7 @@ class FullState(Callback):
             files.check(folder / piece.name, what)
         data.load_collector_state(
             state["collector"],
-            ((range(p.start, p.stop), files.load(folder / p.name, what)) for p in pieces),
+            ((range(p.start, p.stop), files.read(folder / p.name, what)) for p in pieces),
         )
         self._generators = state["generators"]
         steps, newest = _piece_steps(data.dataset.collector.replay), pieces[-1].stop - 1

@@ -145,7 +145,7 @@ class ReplayBuffer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there, once the rows are filled in.
+        """Go on from there; `fill` brings the rows back.
 
         Raises:
             ValueError: If it is of a replay of another size.
@@ -191,7 +191,7 @@ class ReplayBuffer:
         if not times:
             return []
         start, stop = times.start % self._slots, times.stop % self._slots or self._slots
-        if start < stop and len(times) <= self._slots:
+        if start < stop:
             return [range(start, stop)]
         return [range(start, self._slots), range(stop)]
 

@@ -88,7 +88,7 @@ def test_a_live_window_is_asked_for_in_vain_where_there_is_no_display(
     matplotlib.use("Agg")
     callback = EpisodeLog(live=True)
     trainer: Any = SimpleNamespace(is_global_zero=True, fast_dev_run=False)
-    callback.on_train_start(trainer, Module())  # type: ignore[arg-type]
+    callback.on_train_start(trainer, Module())
     assert "episode_log.live: there is no display; durations.png is drawn" in caplog.text
     feed(callback, [1, 2, 3], tmp_path)
     assert (tmp_path / "durations.png").exists()

@@ -15,7 +15,7 @@ from dqn_lightning.evaluation import Summary
 def make_line(total: int = 1_000) -> tuple[_Line, Any, Any]:
     data = DQNDataModule(total_env_steps=total, epsilon=0.25)
     collector = SimpleNamespace(counts=Counts(0, 0))
-    data.dataset = SimpleNamespace(collector=collector)  # type: ignore[assignment]
+    data.dataset = SimpleNamespace(collector=collector)
     episodes = EpisodeLog()
     trainer: Any = SimpleNamespace(callbacks=[episodes], max_steps=-1, global_step=0)
     module: Any = SimpleNamespace(summary=None)
@@ -50,9 +50,7 @@ def test_time_left_is_readable() -> None:
 def test_the_bar_is_drawn_at_most_twice_a_second() -> None:
     _, _, (module, _) = make_line()
     data = DQNDataModule()
-    data.dataset = SimpleNamespace(  # type: ignore[assignment]
-        collector=SimpleNamespace(counts=Counts(0, 0))
-    )
+    data.dataset = SimpleNamespace(collector=SimpleNamespace(counts=Counts(0, 0)))
     trainer: Any = SimpleNamespace(callbacks=[], max_steps=-1, global_step=0, datamodule=data)
     progress = Progress()
     progress._console = Console(file=io.StringIO(), force_terminal=True)

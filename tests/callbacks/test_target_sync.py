@@ -104,7 +104,7 @@ def test_a_new_run_with_the_same_callback_begins_anew() -> None:
 def test_polyak_moves_as_often_as_multiples_are_passed() -> None:
     callback, module = TargetSync(every_n_env_steps=1, tau=0.1), Module()
     nn.init.zeros_(module.target.weight)
-    callback.on_train_start(None, module)  # type: ignore[arg-type]
+    callback.on_train_start(None, module)
     for env_steps in (4, 8, 12):
         callback._sync_if_due(Clock(env_steps, 0, 0))
     assert module.target.weight.tolist() == pytest.approx([1 - 0.9**12] * 2)
@@ -112,6 +112,6 @@ def test_polyak_moves_as_often_as_multiples_are_passed() -> None:
 
 def test_it_lets_go_when_training_ends() -> None:
     callback, module = TargetSync(every_n_grad_steps=1), Module()
-    callback.on_train_start(None, module)  # type: ignore[arg-type]
-    callback.on_train_end(None, module)  # type: ignore[arg-type]
+    callback.on_train_start(None, module)
+    callback.on_train_end(None, module)
     assert module.after_update == []

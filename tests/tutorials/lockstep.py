@@ -71,16 +71,15 @@ class Recorder(Callback):
         self.replay = self.collector.replay
         actor, draw, objective = self.collector.actor, self.replay.draw, pl_module.objective
 
-        class Choosing:
-            epsilon = actor.epsilon
+        def choosing(act: Any, obs: Tensor, env_steps: int) -> Any:
+            asked = []
+            actions = actor(lambda obs: asked.append(1) or act(obs), obs, env_steps)
+            self.epsilons.append(actor.epsilon(env_steps))
+            self.actions.append(int(actions[0]))
+            self.explored.append(not asked)
+            return actions
 
-            def __call__(_, act: Any, obs: Tensor, env_steps: int) -> Any:  # noqa: N805
-                asked = []
-                actions = actor(lambda obs: asked.append(1) or act(obs), obs, env_steps)
-                self.epsilons.append(actor.epsilon(env_steps))
-                self.actions.append(int(actions[0]))
-                self.explored.append(not asked)
-                return actions
+        choosing.epsilon = actor.epsilon
 
         def drawing(batch_size: int) -> Any:
             batch = draw(batch_size)
@@ -103,7 +102,7 @@ class Recorder(Callback):
             if clock.grad_steps > len(self.updates.after):
                 self.updates.after.append(_copied(pl_module.online))
 
-        self.collector.actor = Choosing()
+        self.collector.actor = choosing
         self.replay.draw = drawing
         pl_module.objective = judging
         pl_module.grad_transforms.append(transforming)

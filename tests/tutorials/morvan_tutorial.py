@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn import functional
 
 BATCH_SIZE, LR, EPSILON, GAMMA = 32, 0.01, 0.9, 0.9
 TARGET_REPLACE_ITER, MEMORY_CAPACITY = 100, 2_000
@@ -29,7 +29,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 4] → [B, 2]."""
-        return self.out(F.relu(self.fc1(x)))
+        return self.out(functional.relu(self.fc1(x)))
 
 
 @dataclass
@@ -88,7 +88,9 @@ class Tutorial:
         states, actions, rewards, next_states = batch.split((STATES, 1, 1, STATES), dim=1)
         values = self.eval_net(states).gather(1, actions.long())
         next_values = self.target_net(next_states).detach().max(1).values[:, None]
-        loss = F.mse_loss(values, rewards + GAMMA * next_values)  # also beyond terminal states
+        loss = functional.mse_loss(
+            values, rewards + GAMMA * next_values
+        )  # also beyond terminal states
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision import transforms
 
 BATCH_SIZE, CAPACITY, GAMMA = 128, 10_000, 0.999
@@ -60,9 +60,9 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] → [B, A]."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = F.relu(self.bn3(self.conv3(x)))
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = functional.relu(self.bn2(self.conv2(x)))
+        x = functional.relu(self.bn3(self.conv3(x)))
         return self.head(x.flatten(1))
 
 
@@ -134,7 +134,7 @@ class Tutorial:
         with torch.no_grad():
             next_values[running] = self.target_net(next_states).max(1).values
         expected = torch.stack(batch.reward) + GAMMA * next_values
-        loss = F.smooth_l1_loss(values, expected[:, None])
+        loss = functional.smooth_l1_loss(values, expected[:, None])
         self.optimizer.zero_grad()
         loss.backward()
         for parameter in self.policy_net.parameters():
