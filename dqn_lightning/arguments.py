@@ -11,6 +11,9 @@ from dqn_lightning.module import DQNModule
 RUNS = Path("checkpoints")
 """Folder of all runs, in the working directory."""
 
+_ONE_PROCESS = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
+"""What a run's configuration does not decide for other commands than `fit`."""
+
 COMMANDS = ("fit", "validate", "test", "predict", "screen")
 
 
@@ -42,7 +45,10 @@ def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> li
             )
     elif command not in ("fit", "screen") and "--print_config" not in flags:
         raise ConfigError(f"{command} needs --ckpt_path FILE (or --config for untrained weights)")
-    return arguments if config is None else [command, "--config", str(config), *arguments[1:]]
+    if config is None:
+        return arguments
+    alone = _ONE_PROCESS if checkpoint is not None and command != "fit" else []
+    return [command, "--config", str(config), *alone, *arguments[1:]]
 
 
 def _with_last_found(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:

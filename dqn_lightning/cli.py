@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from rich.console import Console
 
+from dqn_lightning import ranks
 from dqn_lightning.arguments import RUNS, check_fits, read_checkpoint, with_config
 from dqn_lightning.callbacks import (
     Checkpoints,
@@ -27,6 +28,7 @@ from dqn_lightning.callbacks import (
     FullState,
     GradientClamp,
     Progress,
+    RankWatch,
     TargetSync,
     Timing,
 )
@@ -34,7 +36,7 @@ from dqn_lightning.callbacks.run_folder import RunFolder
 from dqn_lightning.callbacks.stop_on_signal import EXIT_CODES, StopOnSignal
 from dqn_lightning.commands import Commands
 from dqn_lightning.datamodule import DQNDataModule
-from dqn_lightning.errors import ConfigError, NonFiniteError
+from dqn_lightning.errors import ConfigError, NonFiniteError, RankLostError
 from dqn_lightning.evaluation import Summary
 from dqn_lightning.module import NO_16_MIXED, DQNModule
 
@@ -64,11 +66,9 @@ def main(
     try:
         cli = DQNCLI(args=with_config(given, default_configs or {}))
     except (ConfigError, MisconfigurationException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (NonFiniteError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _failed(error, 2)
+    except (NonFiniteError, RankLostError, OSError) as error:
+        return _failed(error, 1)
     except KeyboardInterrupt:
         return EXIT_CODES[signal.SIGINT]
     except SystemExit as stop:
@@ -76,7 +76,8 @@ def main(
             return EXIT_CODES[signal.SIGINT]
         raise
     received = cli.stop_on_signal.received
-    return 0 if received is None else EXIT_CODES[received]
+    # One rank speaks for all: launchers take any other's exit code for a failure.
+    return 0 if received is None or cli.trainer.global_rank > 0 else EXIT_CODES[received]
 
 
 class DQNCLI(LightningCLI):
@@ -90,6 +91,7 @@ class DQNCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self.stop_on_signal = StopOnSignal()
+        self.rank_watch = RankWatch()
         self.checkpoint: dict[str, Any] | None = None
         self._console = Console(soft_wrap=True)
         super().__init__(
@@ -202,6 +204,7 @@ class DQNCLI(LightningCLI):
         )
         trainer.callbacks = [
             self.run_folder,
+            self.rank_watch,
             self.stop_on_signal,
             Timing(),
             FullState(),
@@ -254,8 +257,13 @@ class DQNCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; a signal ends the run after its current step, and what it has is saved."""
-        with self.stop_on_signal.listening(self.datamodule.stop):
-            self.trainer.fit(**kwargs)
+        try:
+            with self.stop_on_signal.listening(self.datamodule.stop):
+                self.trainer.fit(**kwargs)
+        except RuntimeError as error:
+            if self.rank_watch.lost is None:
+                raise
+            raise RankLostError(self.rank_watch.lost) from error
 
     @rank_zero_only
     def after_fit(self) -> None:
@@ -265,8 +273,8 @@ class DQNCLI(LightningCLI):
             return
         clock = self.model.clock
         lines = {
-            "reached": f"{clock.env_steps:,} environment steps, {clock.episodes:,} episodes, "
-            f"{clock.grad_steps:,} updates"
+            "reached": f"{clock.env_steps:,} environment steps, {clock.episodes:,} episodes"
+            f"{' of rank 0' if ranks.count() > 1 else ''}, {clock.grad_steps:,} updates"
         }
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # untyped there
             if isinstance(callback, Timing):
@@ -302,7 +310,7 @@ class DQNCLI(LightningCLI):
         self.trainer.test(**{**kwargs, "verbose": False})
         summary = self._report()
         path = kwargs.get("ckpt_path")
-        if path is None:
+        if path is None or not self.trainer.is_global_zero:
             return
         result = {
             "env_id": self.datamodule.factory.env_id,
@@ -327,13 +335,20 @@ class DQNCLI(LightningCLI):
     def _report(self) -> Summary:
         summary = self.model.summary
         assert summary is not None
-        self._console.print(
-            f"{self.datamodule.factory.env_id}: return [bold]{summary.return_mean:.1f}[/] "
-            f"± {summary.return_std:.1f} over {summary.episodes} episodes "
-            f"(least {summary.return_min:.1f}, greatest {summary.return_max:.1f})",
-            highlight=False,
-        )
+        if self.trainer.is_global_zero:
+            self._console.print(
+                f"{self.datamodule.factory.env_id}: return [bold]{summary.return_mean:.1f}[/] "
+                f"± {summary.return_std:.1f} over {summary.episodes} episodes "
+                f"(least {summary.return_min:.1f}, greatest {summary.return_max:.1f})",
+                highlight=False,
+            )
         return summary
+
+
+def _failed(error: Exception, exit_code: int) -> int:
+    rank = f" (rank {ranks.own()})" if ranks.count() > 1 else ""
+    print(f"error{rank}: {error}", file=sys.stderr)
+    return exit_code
 
 
 def _quieten() -> None:

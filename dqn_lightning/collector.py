@@ -17,7 +17,11 @@ from dqn_lightning.types import Act, Episode
 
 
 class Counts(NamedTuple):
-    """Environment steps (boundary rows not counted) and finished episodes."""
+    """Environment steps (boundary rows not counted) of the run, and finished episodes of this rank.
+
+    Where several ranks step their environments, each counts its own steps so many times, which is
+    near enough to all of them and takes no message.
+    """
 
     env_steps: int
     episodes: int
@@ -30,15 +34,22 @@ class Collector:
         envs: A vector environment in `AutoresetMode.NEXT_STEP`.
         replay: Where each row is written.
         actor: Chooses the actions.
+        num_ranks: How many ranks step environments like these.
     """
 
     def __init__(
-        self, envs: VectorEnv[Any, Any, Any], replay: ReplayBuffer, actor: EpsilonGreedy
+        self,
+        envs: VectorEnv[Any, Any, Any],
+        replay: ReplayBuffer,
+        actor: EpsilonGreedy,
+        num_ranks: int = 1,
     ) -> None:
         self.envs = envs
         self.replay = replay
         self.actor = actor
-        self.counts = self.counts_before_step = Counts(0, 0)
+        self.num_ranks = num_ranks
+        self.counts = Counts(0, 0)
+        self.episodes_before_step = 0
         self._returns = np.zeros(envs.num_envs)
         self._durations = np.zeros(envs.num_envs, np.int64)
 
@@ -46,7 +57,8 @@ class Collector:
         """Start a run: new episodes, no rows, counts of 0; environment i gets the seed + i."""
         obs, _ = self.envs.reset(seed=seed)
         self.replay.begin(obs)
-        self.counts = self.counts_before_step = Counts(0, 0)
+        self.counts = Counts(0, 0)
+        self.episodes_before_step = 0
         self._returns[:] = 0
         self._durations[:] = 0
 
@@ -54,7 +66,7 @@ class Collector:
         """Counts, running episodes, and the state of everything it works with; no rows."""
         return {
             "counts": list(self.counts),
-            "counts_before_step": list(self.counts_before_step),
+            "episodes_before_step": self.episodes_before_step,
             "returns": torch.from_numpy(self._returns.copy()),
             "durations": torch.from_numpy(self._durations.copy()),
             "actor": self.actor.state_dict(),
@@ -91,7 +103,7 @@ class Collector:
             self.replay.fill(times, columns)
         self.actor.load_state_dict(state["actor"])
         self.counts = Counts(*state["counts"])
-        self.counts_before_step = Counts(*state["counts_before_step"])
+        self.episodes_before_step = state["episodes_before_step"]
         self._returns[:] = state["returns"].numpy()
         self._durations[:] = state["durations"].numpy()
         try:
@@ -115,7 +127,7 @@ class Collector:
         Raises:
             EnvironmentFailure: If an environment raised; its exception is the cause.
         """
-        self.counts_before_step = self.counts
+        self.episodes_before_step = self.counts.episodes
         boundary = self.replay.pending_boundary
         num_envs, num_boundary = len(boundary), int(np.count_nonzero(boundary))
         if num_boundary == num_envs:  # all reset now, whatever the action: the actor is not asked
@@ -133,7 +145,7 @@ class Collector:
         self.replay.write(actions, reward, terminated, truncated, obs)
         self._returns += reward
         self._durations += ~boundary
-        env_steps = self.counts.env_steps + num_envs - num_boundary
+        env_steps = self.counts.env_steps + self.num_ranks * (num_envs - num_boundary)
         ended = self.replay.pending_boundary
         episodes = self._finished(ended, env_steps) if np.count_nonzero(ended) else []
         self.counts = Counts(env_steps, self.counts.episodes + len(episodes))

@@ -1,5 +1,6 @@
 """The LightningDataModule: environments, replay, and what is due when."""
 
+import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from dqn_lightning.actor import EpsilonGreedy
+from dqn_lightning import ranks
+from dqn_lightning.actor import EpsilonGreedy, ladder
 from dqn_lightning.collector import Collector, Counts
 from dqn_lightning.dataset import ReplayDataset, Rhythm
 from dqn_lightning.envs import EnvFactory, Vectorization, obs_classes
@@ -31,8 +33,10 @@ _MAX_EVAL_ENVS = 20
 class DQNDataModule(LightningDataModule):
     """Environments that fill a replay, and the rollouts and evaluations made of them.
 
-    All counts of environment steps are of the whole run; sizes (`num_envs`, `capacity`,
-    `batch_size`) are of one process.
+    Processes that train together are ranks, each with environments and a replay of its own. Counts
+    of environment steps are of the whole run, all ranks together. Sizes (`num_envs`, `capacity`,
+    `batch_size`) and the two periods that make up a rank's work, `train_every_env_steps` and
+    `rollout_env_steps`, are of one rank.
 
     Args:
         env_id: A registered Gymnasium id, or `module:id` for one that registers when imported.
@@ -40,11 +44,11 @@ class DQNDataModule(LightningDataModule):
         wrappers: Wrap each environment, the first one innermost.
         eval_env_kwargs: What of `env_kwargs` is different in evaluations and tests.
         eval_wrappers: Wrap the environments of evaluations and tests; as in training if None.
-        num_envs: Environments stepped together.
+        num_envs: Environments stepped together, per rank.
         vectorization: How they are stepped: `single` (one, the fastest way), `sync` (in turn),
             `async` (in processes), `native` (the environment's own vector version), or `auto`.
-        capacity: Rows of the replay, over all environments.
-        batch_size: Rows of a batch.
+        capacity: Rows of the replay, over all environments, per rank.
+        batch_size: Rows of a batch, per rank.
         sampler: Which rows are drawn; uniformly, with replacement, if None.
         n_step: Steps of the return.
         gamma: Discount of one step.
@@ -52,12 +56,16 @@ class DQNDataModule(LightningDataModule):
             tutorial, which forgets to leave it out.
         frame_stack: Newest observations that make up the network's input.
         learning_starts_env_steps: No update before so many environment steps.
-        train_every_env_steps: Environment steps between updates.
+        train_every_env_steps: Environment steps between updates, per rank.
         updates_per_train: Updates made then.
-        rollout_env_steps: Environment steps of one Lightning batch; the run does not depend on it.
+        rollout_env_steps: Environment steps of one Lightning batch, per rank. The run does not
+            depend on it, but several ranks agree to stop only at a rollout's end.
         total_env_steps: Environment steps of the run, or None for no such end.
-        total_episodes: Finished episodes of the run, or None; whichever comes first.
+        total_episodes: Finished episodes of the run, or None; whichever comes first. Several ranks
+            finish the rollout.
         epsilon: Probability of a random action: a number, or a schedule of environment steps.
+        epsilon_ladder: Whether environments explore to different degrees (Horgan et al. 2018):
+            number i of all N of all ranks with epsilon^(1 + 7 i / (N - 1)).
         eval_every_env_steps: Environment steps between evaluations, or None for none.
         eval_episodes: Episodes of an evaluation.
         eval_epsilon: Probability of a random action in evaluations and tests.
@@ -66,10 +74,12 @@ class DQNDataModule(LightningDataModule):
         test_seed: First seed of a test's environments.
         require_replay: Whether a run goes on from a checkpoint only with its replay and everything
             else that belongs to it; if not, it goes on with an empty replay where they are missing.
+        reshare_replay: Whether a run that goes on with another number of ranks deals their replays
+            out anew. It is not the same run then: environments and generators begin anew.
         observations: File of observations [B, …] to predict from (`.npy`, or `.pt` of a tensor);
             if None, `predict` plays `eval_episodes` episodes.
         seed: Seed of environments, exploration and sampling; PyTorch's initial seed if None, which
-            `seed_everything` sets.
+            `seed_everything` sets. Each rank derives another one from it.
 
     Raises:
         ConfigError: If a setting cannot work.
@@ -98,6 +108,7 @@ class DQNDataModule(LightningDataModule):
         total_env_steps: int | None = 50_000,
         total_episodes: int | None = None,
         epsilon: float | Schedule = 0.1,
+        epsilon_ladder: bool = False,
         eval_every_env_steps: int | None = 5_000,
         eval_episodes: int = 20,
         eval_epsilon: float = 0.0,
@@ -105,6 +116,7 @@ class DQNDataModule(LightningDataModule):
         test_episodes: int = 100,
         test_seed: int = 2_000_000,
         require_replay: bool = True,
+        reshare_replay: bool = False,
         observations: str | None = None,
         seed: int | None = None,
     ) -> None:
@@ -118,12 +130,14 @@ class DQNDataModule(LightningDataModule):
         self.bootstrap_terminal = bootstrap_terminal
         self.frame_stack = frame_stack
         self.epsilon: Schedule = Constant(epsilon) if isinstance(epsilon, (int, float)) else epsilon
+        self.epsilon_ladder = epsilon_ladder
         self.eval_episodes = eval_episodes
         self.eval_epsilon = eval_epsilon
         self.eval_seed = eval_seed
         self.test_episodes = test_episodes
         self.test_seed = test_seed
         self.require_replay = require_replay
+        self.reshare_replay = reshare_replay
         self.observations = observations
         self.seed = seed
         self.rhythm = Rhythm(
@@ -170,6 +184,8 @@ class DQNDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Make what training needs; evaluations make their own when they come."""
+        if stage == "predict" and ranks.count() > 1:
+            raise ConfigError("predict runs in one process; use --trainer.devices 1")
         if stage != "fit":
             return
         assert self.trainer is not None
@@ -183,12 +199,18 @@ class DQNDataModule(LightningDataModule):
         # So callbacks that watch evaluations look after each of them, not at the end of an epoch.
         self.trainer.check_val_every_n_epoch = None
         self.trainer.val_check_interval = 1
+        num_ranks = ranks.count()
         needed = 1 if self.sampler.replacement else self.rhythm.batch_size
-        self._enough_env_steps = needed + self.num_envs * (self.n_step - 1)
+        self._enough_env_steps = num_ranks * (needed + self.num_envs * (self.n_step - 1))
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it untyped
             starts = self.rhythm.learning_starts_env_steps
             self._enough_env_steps = max(starts, self._enough_env_steps)
-        rhythm = replace(self.rhythm, learning_starts_env_steps=self._enough_env_steps)
+        rhythm = replace(
+            self.rhythm,
+            learning_starts_env_steps=self._enough_env_steps,
+            train_every_env_steps=num_ranks * self.rhythm.train_every_env_steps,
+            rollout_env_steps=num_ranks * self.rhythm.rollout_env_steps,
+        )
         if rhythm.over(rhythm.update_due_at(0) - 1, episodes=0):
             rank_zero_warn(
                 f"no update will be made: data.total_env_steps is {rhythm.total_env_steps:,}, the "
@@ -197,6 +219,9 @@ class DQNDataModule(LightningDataModule):
         self.dataset = ReplayDataset(
             self._make_collector(), rhythm, lambda: self._stopped, self._end_training
         )
+        if num_ranks > 1:
+            self._differ_from_other_ranks()
+            rank_zero_info(self._sizes_of_all_ranks(num_ranks, rhythm))
 
     def train_dataloader(self) -> ReplayDataset:
         """The stream of rollouts."""
@@ -218,9 +243,9 @@ class DQNDataModule(LightningDataModule):
         """One batch of the given observations, or greedy episodes one by one."""
         if self.observations is not None:
             return _Items([self._load_observations(self.observations)])
-        make = partial(self.eval_collector, 1, 0.0)
+        make = partial(self.eval_collector, epsilon=0.0)
         seeds = range(self.test_seed, self.test_seed + self.eval_episodes)
-        return _Items([Evaluation(make, episodes=1, seed=seed) for seed in seeds])
+        return _Items([Evaluation(make, num_envs=1, episodes=1, seed=seed) for seed in seeds])
 
     def teardown(self, stage: str) -> None:
         """Close all environments and let the replay go."""
@@ -245,28 +270,55 @@ class DQNDataModule(LightningDataModule):
         if self.dataset is None:
             return
         counts = Counts(state_dict["env_steps"], state_dict["episodes"])
-        self.dataset.collector.counts = self.dataset.collector.counts_before_step = counts
+        self.dataset.collector.counts = counts
+        self.dataset.collector.episodes_before_step = counts.episodes
         self.dataset.go_on(state_dict, counts.env_steps)
         self._refill = True
 
-    def load_collector_state(
-        self, state: dict[str, Any], rows: Iterable[tuple[range, dict[str, Tensor]]]
-    ) -> None:
-        """Go on with environments, generators and replay as `Collector.load_state_dict` does.
+    def check_collector_state(self, state: dict[str, Any]) -> None:
+        """See whether a collector's state fits, before anything is changed.
 
         Raises:
             ConfigError: If the replay had another size.
         """
         assert self.dataset is not None
         try:
-            failure = self.dataset.collector.load_state_dict(state, rows)
+            self.dataset.collector.replay.check_size(state["replay"])
         except ValueError as error:
             raise ConfigError(
                 f"data.capacity, data.num_envs: the replay was of another size ({error})"
             ) from error
+
+    def load_collector_state(
+        self, state: dict[str, Any], rows: Iterable[tuple[range, dict[str, Tensor]]]
+    ) -> None:
+        """Go on with environments, generators and replay as `Collector.load_state_dict` does."""
+        assert self.dataset is not None
+        failure = self.dataset.collector.load_state_dict(state, rows)
         self._refill = False
         if failure is not None:
             rank_zero_info(f"running episodes are cut short, for they cannot go on: {failure}")
+
+    def adopt_rows(self, pieces: Iterable[dict[str, Tensor]], num_ranks: int) -> None:
+        """Go on with new episodes, after rows of so many ranks as `ReplayBuffer.adopt` takes them.
+
+        Raises:
+            ConfigError: If they are of another number of environments.
+        """
+        assert self.dataset is not None
+        collector = self.dataset.collector
+        for columns in pieces:
+            if columns["boundary"].shape[1] != self.num_envs:
+                num_envs = columns["boundary"].shape[1]
+                raise ConfigError(f"data.num_envs: the run was made with {num_envs} per rank")
+            collector.replay.adopt(columns)
+        self._refill = False
+        if ranks.greatest(len(collector.replay.rows) * ranks.count() < self._enough_env_steps):
+            self.dataset.skip_updates(collector.counts.env_steps + self._enough_env_steps)
+        rank_zero_info(
+            f"the replays of {num_ranks} ranks are dealt out to {ranks.count()}, and new episodes "
+            "begin: not the same run bit for bit"
+        )
 
     def _go_on(self, dataset: ReplayDataset) -> None:
         """What there is to say and to do where a run goes on."""
@@ -307,8 +359,9 @@ class DQNDataModule(LightningDataModule):
     def _make_collector(self) -> Collector:
         num_bytes = Storage.num_bytes(self.capacity, self._frame_shape, self._frame_dtype)
         rank_zero_info(f"replay: {self.capacity:,} rows, {_readable(num_bytes)}")
-        seed = torch.initial_seed() if self.seed is None else self.seed
-        env_seed, actor_seed, sampler_seed = np.random.SeedSequence(seed).spawn(3)
+        seed, rank = torch.initial_seed() if self.seed is None else self.seed, ranks.own()
+        seeds = np.random.SeedSequence(seed).spawn(3 * (rank + 1))
+        env_seed, actor_seed, sampler_seed = seeds[-3:]
         try:
             replay = self._make_replay(self.capacity, self.num_envs, sampler_seed)
         except RuntimeError as error:
@@ -316,15 +369,39 @@ class DQNDataModule(LightningDataModule):
                 f"data.capacity: {self.capacity:,} rows, {_readable(num_bytes)}, do not fit into "
                 "memory"
             ) from error
-        actor = EpsilonGreedy(self.epsilon, self.num_actions, np.random.default_rng(actor_seed))
+        exponents = None
+        if self.epsilon_ladder:
+            exponents = np.split(ladder(ranks.count() * self.num_envs), ranks.count())[rank]
+        rng = np.random.default_rng(actor_seed)
+        actor = EpsilonGreedy(self.epsilon, self.num_actions, rng, exponents)
         envs = self._make_envs(self.factory, self.num_envs, self.vectorization)
-        collector = Collector(envs, replay, actor)
+        collector = Collector(envs, replay, actor, ranks.count())
         collector.reset(_int31(env_seed))
         return collector
 
+    def _differ_from_other_ranks(self) -> None:
+        """Seed the generators that everyone may draw from; all ranks have the same until now."""
+        seed = torch.initial_seed() + ranks.own()
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+
+    def _sizes_of_all_ranks(self, num_ranks: int, rhythm: Rhythm) -> str:
+        batch, every = self.rhythm.batch_size, rhythm.train_every_env_steps
+        return (
+            f"{num_ranks} ranks together: a batch of {num_ranks * batch:,} rows, a replay of "
+            f"{num_ranks * self.capacity:,}, {num_ranks * self.num_envs:,} environments, "
+            f"updates: {rhythm.updates_per_train:,} per {every:,} environment steps"
+        )
+
     def _evaluation(self, episodes: int, seed: int, epsilon: float) -> Evaluation:
-        make = partial(self.eval_collector, min(episodes, _MAX_EVAL_ENVS), epsilon)
-        return Evaluation(make, episodes=episodes, seed=seed, stopped=lambda: self._stopped)
+        return Evaluation(
+            partial(self.eval_collector, epsilon=epsilon),
+            num_envs=min(episodes, _MAX_EVAL_ENVS),
+            episodes=episodes,
+            seed=seed,
+            stopped=lambda: self._stopped,
+        )
 
     def eval_collector(self, num_envs: int, epsilon: float) -> Collector:
         """The one for evaluations of this kind, made when it is first asked for."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from dqn_lightning import ranks
 from dqn_lightning.collector import Collector, Counts
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.types import Act, Batch, Episode
@@ -15,8 +16,10 @@ from dqn_lightning.types import Act, Batch, Episode
 class Rhythm:
     """When updates, ends of rollouts, evaluations and the end of the run are due.
 
-    All counts are environment steps of the run unless they say otherwise. Something due at a
-    multiple happens when the count first reaches or passes it.
+    All counts are environment steps of the run, all ranks' together, unless they say otherwise.
+    Something due at a multiple happens when the count first reaches or passes it. Ranks count the
+    steps of the others as their own: which update comes next depends on updates alone, so they
+    never differ in it.
 
     Args:
         batch_size: Rows of a batch.
@@ -86,10 +89,12 @@ class ReplayDataset(IterableDataset["Rollout"]):
     made with weights that are one rollout old; with the true one, a finished run could not be
     continued.
 
+    Several ranks agree before each rollout whether the run is over, so it ends with a rollout.
+
     Args:
         collector: Steps the environments and fills the replay.
         rhythm: When what is due.
-        stopped: Whether the run was asked to end after its current environment step.
+        stopped: Whether the run was asked to end after its current environment step (or rollout).
         on_end: Called when the run has ended, before iteration stops.
     """
 
@@ -120,14 +125,14 @@ class ReplayDataset(IterableDataset["Rollout"]):
         """
         if self.evaluation_owed:
             yield Rollout(self, self.boundary)
-        while not self.over:
+        while not self._over():
             yield Rollout(self, self.rhythm.boundary_after(self.boundary))
         self.on_end()
 
-    @property
-    def over(self) -> bool:
-        """Whether the run has ended, or was asked to."""
-        return self.stopped() or self.rhythm.over(self.boundary, self.collector.counts.episodes)
+    def _over(self) -> bool:
+        """Whether the run has ended, or was asked to, on any rank."""
+        stops, episodes = ranks.total(self.stopped(), self.collector.counts.episodes)
+        return stops > 0 or self.rhythm.over(self.boundary, episodes)
 
     def progress(self) -> dict[str, Any]:
         """How far rollouts, updates and evaluations have come.
@@ -177,6 +182,7 @@ class Rollout:
         end: The count of environment steps at which it ends, if nothing ends the run before.
         episodes: Those that have ended in it so far.
         on_episode: Called with each as it ends.
+        due: The count of environment steps at which the newest update was due.
         complete: Whether its end was reached.
     """
 
@@ -185,6 +191,7 @@ class Rollout:
         self.end = end
         self.episodes: list[Episode] = []
         self.on_episode: list[Callable[[Episode], None]] = []
+        self.due = 0
         self.complete = False
 
     @property
@@ -193,9 +200,9 @@ class Rollout:
         return self._dataset.collector.counts
 
     @property
-    def counts_before_step(self) -> Counts:
-        """The same before the newest step of the vector environment."""
-        return self._dataset.collector.counts_before_step
+    def episodes_before_step(self) -> int:
+        """Finished episodes before the newest step of the vector environment."""
+        return self._dataset.collector.episodes_before_step
 
     @property
     def epsilon(self) -> float:
@@ -217,13 +224,15 @@ class Rollout:
         """Step the environments with `act`; yield a batch for every update that falls due."""
         dataset, collector = self._dataset, self._dataset.collector
         total_episodes = dataset.rhythm.total_episodes
+        alone = ranks.count() == 1
         while True:
             due = dataset.rhythm.update_due_at(dataset.next_update)
             next_stop = min(due, self.end)
             while collector.counts.env_steps < next_stop:
-                # `dataset.over`, less what cannot change within a rollout: this is the hot path.
+                # As `_over`, by what can change within a rollout: this is the hot path.
                 episodes = collector.counts.episodes
-                if dataset.stopped() or (total_episodes is not None and episodes >= total_episodes):
+                over = total_episodes is not None and episodes >= total_episodes
+                if alone and (over or dataset.stopped()):
                     return
                 if ended := collector.step(act):
                     self._note(ended)
@@ -232,7 +241,8 @@ class Rollout:
                 dataset.evaluation_owed = dataset.rhythm.evaluation_due(self.end)
                 self.complete = True
                 return
-            if dataset.stopped():
+            if alone and dataset.stopped():
                 return
+            self.due = due
             dataset.next_update += 1
             yield collector.replay.draw(dataset.rhythm.batch_size)

@@ -9,5 +9,9 @@ class NonFiniteError(RuntimeError):
     """The loss or the weights became NaN or infinite; training has stopped."""
 
 
+class RankLostError(RuntimeError):
+    """Another of the processes that train together is gone, so this one cannot go on."""
+
+
 class EnvironmentFailure(RuntimeError):  # noqa: N818  (it is the environment that failed, not us)
     """An environment raised; its own exception is the cause of this one."""

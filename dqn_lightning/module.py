@@ -12,10 +12,12 @@ from typing import Any, TypeAlias
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from dqn_lightning.collector import Counts
+from dqn_lightning import ranks
 from dqn_lightning.dataset import Rollout
 from dqn_lightning.engines import Eager, GradTransform
 from dqn_lightning.errors import ConfigError, NonFiniteError
@@ -92,7 +94,7 @@ class DQNModule(LightningModule):
         self._make_lr_scheduler = lr_scheduler
         self.act_in_train_mode = act_in_train_mode
         self.clock = Clock(0, 0, 0)  # where the run stood when this module last learned
-        self._told = Counts(0, 0)  # what `after_update` has heard of
+        self._told = 0  # environment steps that `after_update` has heard of
         self._means = _Means()
         self._configured: dict[str, Any] | None = None  # the optimiser's settings, when it saved
         self.summary: Summary | None = None  # of the newest evaluation
@@ -136,11 +138,13 @@ class DQNModule(LightningModule):
         """Refuse what manual optimisation cannot honour."""
         if self.trainer.precision == "16-mixed":
             raise ConfigError(NO_16_MIXED)
-        if self.trainer.world_size > 1:
+        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
             raise ConfigError(
-                f"trainer.devices: {self.trainer.world_size} processes, but training on several "
-                "devices is not there yet; use 1"
+                f"trainer.strategy: {type(self.trainer.strategy).__name__} splits up a network or "
+                "its batch, which rollouts do not; use ddp"
             )
+        # Evaluations are gathered before they are logged: all ranks log the same values.
+        warnings.filterwarnings("ignore", r".*`self.log\('(eval|test)/.*sync_dist=True.*")
 
     def on_train_start(self) -> None:
         """Build the engine, now that callbacks have attached and state is restored."""
@@ -152,6 +156,10 @@ class DQNModule(LightningModule):
         # Lightning has PyTorch ask the driver for GPUs in a way that is safe before processes fork.
         # Every optimiser step asks, and where there is none the search takes 90 µs.
         self._nvml_check = os.environ.pop(_NVML_CHECK, None)
+        if isinstance(wrapped := self.trainer.strategy.model, DistributedDataParallel):
+            wrapped.broadcast_buffers = False  # statistics are a rank's own
+        for network in (self.online, self.target):
+            network.list_layers()  # Lightning may have exchanged some, for `sync_batchnorm`
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         self._means.move(self.device)  # a checkpoint's lie on the CPU
@@ -181,20 +189,20 @@ class DQNModule(LightningModule):
         device, grad_steps, told = self.device, self.global_step, self._told
         log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         policy = self._policy
-        if self.act_in_train_mode:
+        if self.act_in_train_mode and ranks.count() == 1:  # ranks meet at updates only
             policy = partial(self._notify_and_act, rollout)
         with _fresh_autocast():
             for batch in rollout(policy):
-                if rollout.counts != told:  # the environments have stepped on
-                    self._notify(Clock(*rollout.counts_before_step, grad_steps))
-                    told = rollout.counts
+                if rollout.due != told:  # the environments have stepped on
+                    self._notify(Clock(rollout.due - 1, rollout.episodes_before_step, grad_steps))
+                    told = rollout.due
                 self._means.add(self._engine.update(_on_device(batch, device)))
                 counter.increment_ready()
                 counter.increment_completed()
                 grad_steps += 1
                 if scheduler is not None:
                     scheduler.step()
-                self._notify(Clock(*told, grad_steps))
+                self._notify(Clock(told, rollout.counts.episodes, grad_steps))
                 if log_every and grad_steps % log_every == 0:
                     self._log_means(rollout)
                 if grad_steps == self.trainer.max_steps:
@@ -274,7 +282,8 @@ class DQNModule(LightningModule):
         }
 
     def _evaluate(self, evaluation: Evaluation, prefix: str) -> dict[str, float]:
-        episodes = evaluation(self.act)
+        with self._statistics_of_first():
+            episodes = evaluation(self.act)
         if len(episodes) < evaluation.episodes:  # it was stopped, and says nothing
             self.summary = None
             return {}
@@ -287,6 +296,16 @@ class DQNModule(LightningModule):
             self.log_dict(values, logger=not self._is_fitting, on_epoch=True, batch_size=1)
         return values
 
+    @contextmanager
+    def _statistics_of_first(self) -> Iterator[None]:
+        """Have all ranks play with rank 0's statistics, which are those in a checkpoint."""
+        buffers = list(self.online.buffers()) if ranks.count() > 1 else []
+        own = [buffer.clone() for buffer in buffers]
+        ranks.copy_first(buffers)
+        yield
+        for buffer, value in zip(buffers, own, strict=True):
+            buffer.copy_(value)
+
     @property
     def _is_fitting(self) -> bool:
         return self.trainer.state.fn == TrainerFn.FITTING
@@ -296,7 +315,7 @@ class DQNModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is ours; of hyperparameters keep plain ones, for `weights_only=True` to load."""
         checkpoint["clock"] = list(self.clock)
-        checkpoint["told"] = list(self._told)
+        checkpoint["told"] = self._told
         checkpoint["means"] = self._means.state_dict()
         if self.trainer.optimizers:
             optimizer = self.trainer.optimizers[0]
@@ -319,7 +338,7 @@ class DQNModule(LightningModule):
             if now != before:
                 raise ConfigError(f"model.optimizer: the run was made with {before}, not {now}")
         self.clock = Clock(*checkpoint["clock"])
-        self._told = Counts(*checkpoint["told"])
+        self._told = checkpoint["told"]
         self._means.load_state_dict(checkpoint["means"])
         self._configured = checkpoint.get("optimizer_settings")
 

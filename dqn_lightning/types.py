@@ -59,7 +59,11 @@ class Episode(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """Where a run stands: environment steps, finished episodes, gradient steps."""
+    """Where a run stands: environment steps, finished episodes of this rank, gradient steps.
+
+    Between updates, environment steps are the count at which the update was due, which is the same
+    on all ranks.
+    """
 
     env_steps: int
     episodes: int

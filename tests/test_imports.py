@@ -13,7 +13,7 @@ LADDER = [
     ["actor", "losses.objectives"],
     ["envs", "networks", "losses.functional", "replay"],
     ["files", "plain"],
-    ["types", "schedules", "errors"],
+    ["types", "schedules", "errors", "ranks"],
 ]
 PACKAGE = Path(__file__).parents[1] / "dqn_lightning"
 

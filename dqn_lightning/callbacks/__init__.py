@@ -5,6 +5,7 @@ from dqn_lightning.callbacks.episode_log import EpisodeLog
 from dqn_lightning.callbacks.full_state import FullState
 from dqn_lightning.callbacks.gradient_clamp import GradientClamp
 from dqn_lightning.callbacks.progress import Progress
+from dqn_lightning.callbacks.rank_watch import RankWatch
 from dqn_lightning.callbacks.target_sync import TargetSync
 from dqn_lightning.callbacks.timing import Timing
 
@@ -14,6 +15,7 @@ __all__ = [
     "FullState",
     "GradientClamp",
     "Progress",
+    "RankWatch",
     "TargetSync",
     "Timing",
 ]

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from dqn_lightning import files
+from dqn_lightning import files, ranks
 from dqn_lightning.callbacks.full_state import FullState
 from dqn_lightning.dataset import Rollout
 from dqn_lightning.errors import ConfigError, NonFiniteError
@@ -35,7 +35,7 @@ class Checkpoints(Checkpoint):
     Args:
         monitor: The evaluation's value to compare; greater is better.
         every_n_env_steps: Environment steps between writings of `last.ckpt`; none if None.
-        every_n_minutes: Minutes between them; none if None.
+        every_n_minutes: Minutes between them, by rank 0's clock; none if None.
         keep_last: With 2 or more, so many of the newest are kept beside `last.ckpt`, which is the
             newest of them, as `env_steps-N.ckpt`.
 
@@ -64,13 +64,16 @@ class Checkpoints(Checkpoint):
         self.keep_last = keep_last
         self.best: float | None = None
         self.best_env_steps: int | None = None
+        self._folder: Path | None = None  # the run's
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Start the periods; forget the best of a run that went on under another name."""
-        if not Path(trainer.log_dir or "", "best.ckpt").exists():
+        folder = trainer.log_dir  # a collective
+        self._folder = None if folder is None or trainer.fast_dev_run else Path(folder)
+        if self._folder is None or not ranks.of_first((self._folder / "best.ckpt").exists()):
             self.best = self.best_env_steps = None
         self._saved_at: Clock | None = None  # where the run stood in last.ckpt
-        self._passed = self._multiples(pl_module)
+        self._passed = self._multiples(trainer.datamodule.dataset.boundary)
         self._saved_time = time.monotonic()
 
     def on_train_batch_end(
@@ -82,9 +85,10 @@ class Checkpoints(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save if a period has passed; if an evaluation is due now, after that instead."""
-        minutes = (time.monotonic() - self._saved_time) / 60
-        late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
-        if (late or self._multiples(pl_module) > self._passed) and not batch.evaluation_due:
+        before = self._passed
+        if batch.complete:
+            self._passed = self._multiples(batch.end)
+        if (self._late() or self._passed > before) and not batch.evaluation_due:
             self._save_last(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
@@ -114,50 +118,56 @@ class Checkpoints(Checkpoint):
         self.best = state_dict["best"]
         self.best_env_steps = state_dict["best_env_steps"]
 
-    def _multiples(self, pl_module: DQNModule) -> int:
-        """How many periods of environment steps have passed in the run."""
-        every = self.every_n_env_steps
-        return 0 if every is None else pl_module.clock.env_steps // every
+    def _multiples(self, env_steps: int) -> int:
+        """How many periods have passed in the run after so many environment steps."""
+        return 0 if self.every_n_env_steps is None else env_steps // self.every_n_env_steps
+
+    def _late(self) -> bool:
+        """Whether it is time to save, for all ranks alike."""
+        if self.every_n_minutes is None:
+            return False
+        minutes = (time.monotonic() - self._saved_time) / 60
+        return bool(ranks.of_first(minutes >= self.every_n_minutes))
 
     def _save_last(self, trainer: Trainer, pl_module: DQNModule) -> None:
         self._saved_at = pl_module.clock
-        self._passed = self._multiples(pl_module)
         self._saved_time = time.monotonic()
         self._save(trainer, "last.ckpt", weights_only=False)
-        if trainer.fast_dev_run or trainer.log_dir is None:
+        if self._folder is None:
             return
-        newest = [Path(trainer.log_dir, "last.ckpt")]
-        if self.keep_last > 1 and trainer.is_global_zero:
-            newest.append(self._keep(Path(trainer.log_dir), pl_module.clock.env_steps))
+        newest = [self._folder / "last.ckpt"]
+        if self.keep_last > 1:
+            env_steps = ranks.of_first(pl_module.clock.env_steps)
+            newest.append(self._folder / f"{_KEPT}{env_steps}.ckpt")
+            if trainer.is_global_zero:
+                self._keep(self._folder, env_steps)
+        trainer.strategy.barrier()  # all see the files under their names
         for callback in trainer.callbacks:
             if isinstance(callback, FullState):
-                callback.remove_unused(trainer, newest)
+                callback.remove_unused(newest)
 
-    def _keep(self, folder: Path, env_steps: int) -> Path:
+    def _keep(self, folder: Path, env_steps: int) -> None:
         """Give `last.ckpt` a second name, and remove the oldest and those of a future given up."""
-        second = folder / f"{_KEPT}{env_steps}.ckpt"
-        files.link(folder / "last.ckpt", second.name)
+        files.link(folder / "last.ckpt", f"{_KEPT}{env_steps}.ckpt")
         kept = {int(p.stem.removeprefix(_KEPT)): p for p in folder.glob(f"{_KEPT}[0-9]*.ckpt")}
         given_up = [number for number in kept if number > env_steps]
         oldest = sorted(kept.keys() - set(given_up))[: -self.keep_last]
         for number in (*given_up, *oldest):
             kept[number].unlink()
-        return second
 
     def _save(self, trainer: Trainer, name: str, weights_only: bool) -> None:
-        folder = trainer.log_dir
-        if trainer.fast_dev_run or folder is None:
+        if self._folder is None:
             return
         if not all(torch.isfinite(p).all() for p in trainer.lightning_module.parameters()):
             raise NonFiniteError(
                 f"weights are not finite at update {trainer.global_step}, so {name} is not "
                 "written; a smaller learning rate (model.optimizer) or gradient_clamp may help"
             )
-        unfinished = files.temporary(Path(folder), name)
+        unfinished = files.temporary(self._folder, name)
         try:
             trainer.save_checkpoint(unfinished, weights_only=weights_only)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
-            raise OSError(f"{Path(folder, name)} cannot be written: {error}") from error
+            raise OSError(f"{self._folder / name} cannot be written: {error}") from error
         if trainer.is_global_zero:
             files.seal(unfinished, name)

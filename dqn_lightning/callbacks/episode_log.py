@@ -24,7 +24,8 @@ class EpisodeLog(Callback):
     """Writes each finished training episode to every logger, and draws them.
 
     Logged are `train/episode_return`, `train/episode_length` and their means over the newest
-    episodes, `train/return_mean` and `train/length_mean`, over environment steps.
+    episodes, `train/return_mean` and `train/length_mean`, over environment steps. Where there are
+    several ranks, they are those of rank 0.
 
     Args:
         window: Episodes of the running means.
@@ -48,12 +49,15 @@ class EpisodeLog(Callback):
         self.return_mean: float | None = None  # of the newest episodes
         # Fed with the whole window each time: 60 µs, a tenth of what torchmetrics' Running takes.
         self._mean = MeanMetric(sync_on_compute=False).set_dtype(torch.float64)
+        self._folder: Path | None = None  # where pictures are drawn
         self._live: LiveDurations | None = None
         self._next_drawing = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Give training a start before the first drawing, which takes a third of a second."""
         self._next_drawing = time.monotonic() + _FIRST_DRAWING_S
+        folder = trainer.log_dir  # a collective
+        self._folder = None if folder is None or trainer.fast_dev_run else Path(folder)
         if self.live and trainer.is_global_zero and not trainer.fast_dev_run:
             self._open_window()
 
@@ -77,12 +81,12 @@ class EpisodeLog(Callback):
         assert self.return_mean is not None
         pl_module.log("train/return_mean", self.return_mean, logger=False, batch_size=1)
         if time.monotonic() >= self._next_drawing:
-            self._draw(trainer)
+            self._draw()
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Draw all of them once more."""
         if self.durations:
-            self._draw(trainer)
+            self._draw()
 
     def state_dict(self) -> dict[str, Any]:
         """All durations and returns so far."""
@@ -119,12 +123,11 @@ class EpisodeLog(Callback):
             rank_zero_info(f"episode_log.live: {error}; durations.png is drawn all the same")
 
     @rank_zero_only
-    def _draw(self, trainer: Trainer) -> None:
+    def _draw(self) -> None:
         started = time.monotonic()
-        folder = trainer.log_dir
-        if self.picture and folder is not None and not trainer.fast_dev_run:
-            save_episodes(Path(folder, "durations.png"), self.durations, DURATION, self.window)
-            save_episodes(Path(folder, "returns.png"), self.returns, RETURN, self.window)
+        if self.picture and self._folder is not None:
+            save_episodes(self._folder / "durations.png", self.durations, DURATION, self.window)
+            save_episodes(self._folder / "returns.png", self.returns, RETURN, self.window)
         if self._live is not None:
             self._live.show(self.durations)
         now = time.monotonic()

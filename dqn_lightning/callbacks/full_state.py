@@ -1,7 +1,8 @@
 """Saves everything a run needs to go on as if it had never stopped."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
-from dqn_lightning import files
+from dqn_lightning import files, ranks
 from dqn_lightning.csv_log import CSVLog
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.errors import ConfigError
@@ -39,12 +41,15 @@ class FullState(Callback):
     rows; all carry checksums in their names and in themselves. The replay only ever grows at its
     end, so pieces of it that are full are written once and shared by all later checkpoints: saving
     takes as long as what is new. Files are removed with the last checkpoint that refers to them.
+
+    Each rank writes and reads its own; a run goes on exactly with the same number of ranks.
     """
 
     def __init__(self) -> None:
         self._full_pieces: dict[int, Piece] = {}  # written and never to change, by their place
         self._folder: Path | None = None  # where they lie
-        self._generators: dict[str, Any] | None = None  # to be restored when training starts
+        self._run: Path | None = None  # the run's folder
+        self._state: dict[str, Any] | None = None  # what is restored when training starts
         self._tables: list[Any] | None = None
         self._newest: set[str] = set()  # what the newest checkpoint refers to
         self._known: dict[Path, tuple[int, set[str]]] = {}  # what all of them do, by when written
@@ -58,9 +63,9 @@ class FullState(Callback):
         data = trainer.datamodule
         if not isinstance(data, DQNDataModule) or data.dataset is None:
             return
-        if trainer.log_dir is None or trainer.fast_dev_run:
+        if self._run is None:
             return
-        folder = _state_folder(Path(trainer.log_dir), trainer)
+        folder = _state_folder(self._run, ranks.own())
         folder.mkdir(parents=True, exist_ok=True)
         if folder != self._folder:
             self._full_pieces, self._folder = {}, folder
@@ -70,12 +75,13 @@ class FullState(Callback):
             "environment": _environment(data),
             "collector": collector.state_dict(),
             "generators": _generators(),
+            "buffers": {name: buffer.cpu() for name, buffer in pl_module.named_buffers()},
             "pieces": [list(piece) for piece in pieces],
         }
         name = files.save(state, folder, f"{pl_module.clock.env_steps}-{{digest}}.pt")
         self._newest = {name, *(piece.name for piece in pieces)}
         tables = [logger.state_dict() for logger in trainer.loggers if isinstance(logger, CSVLog)]
-        checkpoint[_KEY] = {"files": [name], "tables": tables}
+        checkpoint[_KEY] = {"files": ranks.gather(name), "tables": tables}
 
     def _write_rows(self, folder: Path, replay: ReplayBuffer) -> Iterator[Piece]:
         times, steps = replay.times, _piece_steps(replay)
@@ -93,33 +99,33 @@ class FullState(Callback):
                 self._full_pieces[place] = piece
             yield piece
 
-    def remove_unused(self, trainer: Trainer, newest: Iterable[Path]) -> None:
+    def remove_unused(self, newest: Iterable[Path]) -> None:
         """Remove state that no checkpoint of the run's folder refers to any more.
 
         Args:
-            trainer: Of the run.
             newest: The files that hold the checkpoint which was saved last.
         """
-        if trainer.log_dir is None or self._folder is None:
+        if self._run is None or self._folder is None:
             return
         for path in newest:
             self._known[path] = path.stat().st_mtime_ns, self._newest
         used: set[str] = set()
-        for path in Path(trainer.log_dir).glob("*.ckpt"):
+        for path in self._run.glob("*.ckpt"):
             try:
-                used |= self._used_by(path, self._folder, trainer.global_rank)
+                used |= self._used_by(path, self._folder)
             except ConfigError:  # damaged: what it refers to is not known, so all may be
                 return
         for path in self._folder.glob("*.pt"):
             if path.name not in used:
                 path.unlink()
 
-    def _used_by(self, path: Path, folder: Path, rank: int) -> set[str]:
+    def _used_by(self, path: Path, folder: Path) -> set[str]:
         written = path.stat().st_mtime_ns
         if path not in self._known or self._known[path][0] != written:
             reference = files.load(path, "checkpoint").get(_KEY)
             names: set[str] = set()
-            name = "" if reference is None else reference["files"][rank]
+            by_rank = [] if reference is None else reference["files"]
+            name = by_rank[ranks.own()] if ranks.own() < len(by_rank) else ""
             if name and (folder / name).exists():
                 pieces = files.load(folder / name, path.name)["pieces"]
                 names = {name, *(Piece(*piece).name for piece in pieces)}
@@ -139,59 +145,124 @@ class FullState(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         data: Any = trainer.datamodule
-        files.check(Path(str(trainer.ckpt_path)), "--ckpt_path")
+        path = Path(str(trainer.ckpt_path))
+        files.check(path, "--ckpt_path")
         reference = checkpoint.get(_KEY)
-        try:
-            if reference is None:
-                raise ConfigError("--ckpt_path: the checkpoint was written without its full state")
-            self._restore(trainer, Path(str(trainer.ckpt_path)), reference)
-        except ConfigError as error:
-            if data.require_replay:
-                hint = "--data.require_replay=false goes on with an empty replay"
-                raise ConfigError(f"{error}; {hint}") from error
-            rank_zero_info(f"{error}; data.require_replay is false")
         self._tables = None if reference is None else reference["tables"]
+        problem, restore = None, None
+        try:
+            restore = self._find(data, path, reference)
+        except ConfigError as error:
+            problem = str(error)
+        problems = [(rank, text) for rank, text in enumerate(ranks.gather(problem)) if text]
+        if not problems:
+            assert restore is not None
+            restore()
+            return
+        rank, problem = problems[0]
+        if rank > 0:
+            problem = f"{problem} (rank {rank})"
+        if data.require_replay:
+            hint = "--data.require_replay=false goes on with an empty replay"
+            raise ConfigError(f"{problem}; {hint}")
+        rank_zero_info(f"{problem}; data.require_replay is false")
 
-    def _restore(self, trainer: Trainer, path: Path, reference: dict[str, Any]) -> None:
-        data: Any = trainer.datamodule
-        folder = _state_folder(path.parent, trainer)
-        what = f"--ckpt_path: {path.name} refers to"
-        state = files.load(folder / reference["files"][trainer.global_rank], what)
-        for flag, now in _environment(data).items():
-            if (before := state["environment"][flag]) != now:
-                raise ConfigError(f"data.{flag}: the run was made with {before}, not {now}")
-        pieces = [Piece(*piece) for piece in state["pieces"]]
-        for piece in pieces:  # before anything is changed
-            files.check(folder / piece.name, what)
+    def _find(
+        self, data: DQNDataModule, path: Path, reference: dict[str, Any] | None
+    ) -> Callable[[], None]:
+        """See that everything is there, and give what brings it back; nothing is changed yet."""
+        if reference is None:
+            raise ConfigError("--ckpt_path: the checkpoint was written without its full state")
+        names, what = reference["files"], f"--ckpt_path: {path.name} refers to"
+        if len(names) == ranks.count():
+            saved = _Saved(path.parent, ranks.own(), names[ranks.own()], what, data)
+            data.check_collector_state(saved.state["collector"])
+            return partial(self._restore, data, saved)
+        if not data.reshare_replay:
+            raise ConfigError(
+                f"--ckpt_path: the run was made by {len(names)} ranks, not {ranks.count()}; "
+                "--data.reshare_replay=true deals their replays out to these, not bit for bit"
+            )
+        everyone = [_Saved(path.parent, rank, name, what, data) for rank, name in enumerate(names)]
+        return partial(_deal_out, data, everyone)
+
+    def _restore(self, data: DQNDataModule, saved: "_Saved") -> None:
+        """Bring this rank's state back."""
+        self._state = saved.state
         data.load_collector_state(
-            state["collector"],
-            ((range(p.start, p.stop), files.read(folder / p.name, what)) for p in pieces),
+            saved.state["collector"],
+            ((range(piece.start, piece.stop), saved.read(piece)) for piece in saved.pieces),
         )
-        self._generators = state["generators"]
-        steps, newest = _piece_steps(data.dataset.collector.replay), pieces[-1].stop - 1
-        self._folder = folder
+        assert data.dataset is not None
+        steps, newest = _piece_steps(data.dataset.collector.replay), saved.pieces[-1].stop - 1
+        self._folder = saved.folder
         self._full_pieces = {
             piece.stop - steps: piece
-            for piece in pieces
+            for piece in saved.pieces
             if piece.stop % steps == 0
             and piece.stop < newest
-            and piece.start <= max(piece.stop - steps, pieces[0].start)
+            and piece.start <= max(piece.stop - steps, saved.pieces[0].start)
         }
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Set the generators, when nothing draws from them any more before training does."""
-        if self._generators is not None:
-            _set_generators(self._generators)
+        """Set what anyone may draw from or change, when nobody does any more before training."""
+        if self._state is not None:
+            _set_generators(self._state["generators"])
+            for name, buffer in pl_module.named_buffers():
+                buffer.copy_(self._state["buffers"][name])
         if self._tables is not None:
             logs = [logger for logger in trainer.loggers if isinstance(logger, CSVLog)]
             for log, state in zip(logs, self._tables, strict=False):
                 log.load_state_dict(state)
-        self._generators = self._tables = None
-        if trainer.log_dir is not None:
-            folder = _state_folder(Path(trainer.log_dir), trainer)
-            files.remove_unfinished(folder, "*")
+        self._state = self._tables = None
+        folder = trainer.log_dir  # a collective
+        self._run = None if folder is None or trainer.fast_dev_run else Path(folder)
+        if self._run is None:
+            return
+        files.remove_unfinished(_state_folder(self._run, ranks.own()), "*")
+        if trainer.is_global_zero:
             for name in ("*.ckpt", "metrics.csv", "timing.csv"):
-                files.remove_unfinished(Path(trainer.log_dir), name)
+                files.remove_unfinished(self._run, name)
+
+
+class _Saved:
+    """What a rank has saved.
+
+    Raises:
+        ConfigError: If anything of it is missing or damaged, or of another environment.
+    """
+
+    def __init__(self, run: Path, rank: int, name: str, what: str, data: DQNDataModule) -> None:
+        self.folder = _state_folder(run, rank)
+        self._what = what
+        self.state = files.load(self.folder / name, what)
+        for flag, now in _environment(data).items():
+            if (before := self.state["environment"][flag]) != now:
+                raise ConfigError(f"data.{flag}: the run was made with {before}, not {now}")
+        self.pieces = [Piece(*piece) for piece in self.state["pieces"]]
+        for piece in self.pieces:
+            files.check(self.folder / piece.name, what)
+
+    def read(self, piece: Piece) -> dict[str, Tensor]:
+        """The rows of a piece: columns [T, N, …]."""
+        rows: dict[str, Tensor] = files.read(self.folder / piece.name, self._what)
+        return rows
+
+
+def _deal_out(data: DQNDataModule, saved: Sequence[_Saved]) -> None:
+    """Give this rank its share of the rows of other ranks: an equal part of each piece."""
+    pieces = [(piece, of_rank) for of_rank in saved for piece in of_rank.pieces]
+    pieces.sort(key=lambda piece: piece[0].start)  # the oldest first, to be overwritten first
+    number, parts = ranks.own(), ranks.count()
+
+    def shares() -> Iterator[dict[str, Tensor]]:
+        for piece, of_rank in pieces:
+            length = piece.stop - piece.start
+            # The last step of a part is there for its observation; the next part begins with it.
+            part = slice(length * number // parts, length * (number + 1) // parts + 1)
+            yield {name: rows[part] for name, rows in of_rank.read(piece).items()}
+
+    data.adopt_rows(shares(), len(saved))
 
 
 def _environment(data: DQNDataModule) -> dict[str, str]:
@@ -200,8 +271,8 @@ def _environment(data: DQNDataModule) -> dict[str, str]:
     return {"env_id": factory.env_id, "env_kwargs": str(dict(sorted(factory.env_kwargs.items())))}
 
 
-def _state_folder(run: Path, trainer: Trainer) -> Path:
-    return run / _FOLDER / f"rank-{trainer.global_rank}"
+def _state_folder(run: Path, rank: int) -> Path:
+    return run / _FOLDER / f"rank-{rank}"
 
 
 def _piece_steps(replay: ReplayBuffer) -> int:

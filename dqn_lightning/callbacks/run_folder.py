@@ -1,5 +1,6 @@
 """One folder per run."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,13 @@ class RunFolder(Callback):
             unfinished = self.path / ".config.yaml.tmp"
             unfinished.write_text(self.config_text(self.path.name))
             unfinished.replace(self.path / "config.yaml")
+        trainer.strategy.barrier()
+        if not self.path.is_dir():
+            print(
+                f"rank {trainer.global_rank} does not see {self.path}: a run can go on only where "
+                "all machines share its folder",
+                file=sys.stderr,
+            )
         if self.path.name != self.name and not self.resumed:
             rank_zero_info(f"{self.root / self.name} is there already")
         rank_zero_info(f"this run is in {self.path}")

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
+from dqn_lightning import ranks
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
 from dqn_lightning.types import Clock
@@ -24,7 +25,8 @@ class TargetSync(Callback):
     Args:
         every_n_grad_steps: Gradient steps between syncs.
         every_n_env_steps: Environment steps between syncs.
-        every_n_episodes: Finished episodes between syncs.
+        every_n_episodes: Finished episodes between syncs, of rank 0 where there are several ranks,
+            which it then tells the others at every update.
         first: The count of the first sync; one period if None.
         tau: The share of the way that parameters go: 1 copies them, less is Polyak averaging
             (Lillicrap et al. 2016). Buffers are always copied.
@@ -91,6 +93,8 @@ class TargetSync(Callback):
 
     def _sync_if_due(self, clock: Clock) -> None:
         count: int = getattr(clock, self._unit)
+        if self._unit == "episodes":
+            count = ranks.of_first(count)
         if self._due - count > max(self._period, self._first):  # it was of another count
             self._due = max(self._first, (count // self._period + 1) * self._period)
         if count < self._due:

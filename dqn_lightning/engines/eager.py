@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dqn_lightning import ranks
 from dqn_lightning.losses import Objective, ObjectiveOutput
 from dqn_lightning.networks import QNetwork
 from dqn_lightning.types import Batch
@@ -16,7 +17,7 @@ GradTransform: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 
 
 class Eager:
-    """Executes updates: loss, gradients, their transforms, optimiser step.
+    """Executes updates: loss, gradients, their mean over ranks, their transforms, optimiser step.
 
     Args:
         online: Network that learns.
@@ -47,7 +48,8 @@ class Eager:
         self.target.switch(training=False)
         output = self.objective(self.online, self.target, batch)
         loss = (batch.weight * output.loss).mean()
-        gradients = list(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
+        ours = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+        gradients = ranks.mean(ours)
         for transform in self.grad_transforms:
             gradients = transform(gradients)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):

@@ -58,6 +58,10 @@ class QNetwork(nn.Module):
         self.observation = Observation(obs_shape, obs_classes)
         self.torso = torso(self.observation.out_shape)
         self.head = head(_num_features(self.torso, self.observation.out_shape), num_actions)
+        self.list_layers()
+
+    def list_layers(self) -> None:
+        """See anew which layers `switch` must switch, after some were exchanged."""
         same = {Observation, QNetwork, *_SAME_IN_BOTH_MODES}  # themselves, not what inherits
         self._mode_dependent = [m for m in self.modules() if type(m) not in same]
 

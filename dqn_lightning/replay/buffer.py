@@ -144,8 +144,8 @@ class ReplayBuffer:
             "generator": self.generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; `fill` brings the rows back.
+    def check_size(self, state: dict[str, Any]) -> None:
+        """See whether a state fits.
 
         Raises:
             ValueError: If it is of a replay of another size.
@@ -153,6 +153,14 @@ class ReplayBuffer:
         for name, ours in {"slots": self._slots, "num_envs": self.num_envs}.items():
             if state[name] != ours:
                 raise ValueError(f"{name} is {ours} here, {state[name]} there")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; `fill` brings the rows back.
+
+        Raises:
+            ValueError: If it is of a replay of another size.
+        """
+        self.check_size(state)
         self._time = state["time"]
         self._episode_step = state["episode_step"].numpy().copy()
         self._boundary = state["boundary"].numpy().copy()
@@ -185,6 +193,30 @@ class ReplayBuffer:
             }
             self._storage.fill(slots.start, rows)
             skipped += len(slots)
+
+    def adopt(self, columns: dict[str, Tensor]) -> None:
+        """Add vector steps of another replay [T, N, …] before the pending one.
+
+        Their episodes are cut at the last step as by a time limit: of that one only the
+        observations count, as those of a boundary row. Frames from before the first are not asked
+        for.
+        """
+        length = len(columns["obs"])
+        pending = {
+            name: self._storage.slot(name, self._time % self._slots).clone()
+            for name in ("obs", "episode_step", "boundary")
+        }
+        rows = {name: column.clone() for name, column in columns.items()}
+        steps_here = torch.arange(length, dtype=torch.int32)[:, None]
+        rows["episode_step"] = torch.minimum(rows["episode_step"], steps_here)
+        rows["boundary"][-1] = True
+        if length > 1:
+            open_ended = ~(rows["terminated"][-2] | rows["boundary"][-2])
+            rows["truncated"][-2] |= open_ended
+        times = range(self._time, self._time + length)
+        self._time = times.stop
+        self.fill(times, rows)
+        self._storage.write(self._time % self._slots, **pending)
 
     def _slots_of(self, times: range) -> list[range]:
         """Where these vector steps lie in the ring: one run of slots, or two if they wrap."""

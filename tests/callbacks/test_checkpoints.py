@@ -25,6 +25,8 @@ class FakeTrainer(SimpleNamespace):
             callback_metrics={},
             lightning_module=torch.nn.Linear(1, 1),
             callbacks=[],
+            datamodule=SimpleNamespace(dataset=SimpleNamespace(boundary=0)),
+            strategy=SimpleNamespace(barrier=lambda: None),
         )
 
     def save_checkpoint(self, path: Path, weights_only: bool) -> None:

@@ -26,7 +26,8 @@ class Module:
 
 def feed(callback: EpisodeLog, durations: list[int], folder: Path) -> Module:
     module: Any = Module()
-    trainer: Any = SimpleNamespace(log_dir=folder, fast_dev_run=False)
+    trainer: Any = SimpleNamespace(log_dir=folder, fast_dev_run=False, is_global_zero=True)
+    callback.on_train_start(trainer, module)
     episodes = [Episode(0, d, d / 2, 10 * i) for i, d in enumerate(durations)]
     rollout: Any = SimpleNamespace(episodes=episodes, on_episode=[])
     callback.on_train_batch_start(trainer, module, rollout, 0)
@@ -86,9 +87,6 @@ def test_a_live_window_is_asked_for_in_vain_where_there_is_no_display(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     matplotlib.use("Agg")
-    callback = EpisodeLog(live=True)
-    trainer: Any = SimpleNamespace(is_global_zero=True, fast_dev_run=False)
-    callback.on_train_start(trainer, Module())
+    feed(EpisodeLog(live=True), [1, 2, 3], tmp_path)
     assert "episode_log.live: there is no display; durations.png is drawn" in caplog.text
-    feed(callback, [1, 2, 3], tmp_path)
     assert (tmp_path / "durations.png").exists()
