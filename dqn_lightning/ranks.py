@@ -50,8 +50,8 @@ def greatest(value: int) -> int:
 def of_first(value: int) -> int:
     """What rank 0 gave."""
     if not _several():
-        return value
-    shared = torch.tensor(value, device=_device())
+        return int(value)
+    shared = torch.tensor(int(value), device=_device())
     dist.broadcast(shared, 0)
     return int(shared)
 

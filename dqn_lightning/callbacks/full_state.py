@@ -1,5 +1,6 @@
 """Saves everything a run needs to go on as if it had never stopped."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -52,7 +53,8 @@ class FullState(Callback):
         self._state: dict[str, Any] | None = None  # what is restored when training starts
         self._tables: list[Any] | None = None
         self._newest: set[str] = set()  # what the newest checkpoint refers to
-        self._known: dict[Path, tuple[int, set[str]]] = {}  # what all of them do, by when written
+        # What each of them does, and when it was written; of each rank.
+        self._known: dict[tuple[Path, int], tuple[int, set[str]]] = {}
 
     # Saving -------------------------------------------------------------------------------------
 
@@ -105,32 +107,41 @@ class FullState(Callback):
         Args:
             newest: The files that hold the checkpoint which was saved last.
         """
-        if self._run is None or self._folder is None:
+        if self._run is None:
             return
         for path in newest:
-            self._known[path] = path.stat().st_mtime_ns, self._newest
-        used: set[str] = set()
-        for path in self._run.glob("*.ckpt"):
+            self._known[path, ranks.own()] = path.stat().st_mtime_ns, self._newest
+        # Its own, and what is left of ranks that there were more of.
+        for rank in itertools.count(ranks.own(), ranks.count()):
+            if not _state_folder(self._run, rank).is_dir():
+                return
+            self._remove_unused_of(rank, self._run)
+
+    def _remove_unused_of(self, rank: int, run: Path) -> None:
+        folder, used = _state_folder(run, rank), set[str]()
+        for path in run.glob("*.ckpt"):
             try:
-                used |= self._used_by(path, self._folder)
+                used |= self._used_by(path, folder, rank)
             except ConfigError:  # damaged: what it refers to is not known, so all may be
                 return
-        for path in self._folder.glob("*.pt"):
+        for path in folder.glob("*.pt"):
             if path.name not in used:
                 path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
-    def _used_by(self, path: Path, folder: Path) -> set[str]:
+    def _used_by(self, path: Path, folder: Path, rank: int) -> set[str]:
         written = path.stat().st_mtime_ns
-        if path not in self._known or self._known[path][0] != written:
+        if self._known.get((path, rank), (0,))[0] != written:
             reference = files.load(path, "checkpoint").get(_KEY)
             names: set[str] = set()
             by_rank = [] if reference is None else reference["files"]
-            name = by_rank[ranks.own()] if ranks.own() < len(by_rank) else ""
+            name = by_rank[rank] if rank < len(by_rank) else ""
             if name and (folder / name).exists():
                 pieces = files.load(folder / name, path.name)["pieces"]
                 names = {name, *(Piece(*piece).name for piece in pieces)}
-            self._known[path] = written, names
-        return self._known[path][1]
+            self._known[path, rank] = written, names
+        return self._known[path, rank][1]
 
     # Going on -----------------------------------------------------------------------------------
 
