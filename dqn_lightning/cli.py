@@ -170,6 +170,11 @@ class DQNCLI(LightningCLI):
             raise ConfigError(f"run_name: must be a plain name of a folder, got {name!r}")
         if str(trainer.get("precision")) in ("16", "16-mixed"):
             raise ConfigError(NO_16_MIXED)  # on a CPU, Lightning would quietly take another one
+        if str(trainer.get("strategy")).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+            raise ConfigError(
+                f"trainer.strategy: {trainer.strategy} is for notebooks; use ddp, which starts the "
+                "command line once per rank"
+            )
         num_threads = self._get(self.config, "num_threads")
         if num_threads is not None:
             if num_threads < 1:
@@ -216,7 +221,13 @@ class DQNCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """See whether the checkpoint fits; of one that holds weights only, take those."""
+        """See whether processes and checkpoint fit; of one that holds weights only, take those."""
+        started, wanted = _num_started(), self.trainer.world_size
+        if started not in (1, wanted):
+            raise ConfigError(
+                f"trainer.devices, trainer.num_nodes: {started} processes were started, but these "
+                f"ask for {wanted}"
+            )
         if self.checkpoint is None:
             return
         path = Path(self._get(self.config_init, "ckpt_path"))
@@ -343,6 +354,12 @@ class DQNCLI(LightningCLI):
                 highlight=False,
             )
         return summary
+
+
+def _num_started() -> int:
+    """How many processes torchrun or srun has started, or 1."""
+    by_torchrun = os.environ["WORLD_SIZE"] if torch.distributed.is_torchelastic_launched() else 1
+    return max(int(by_torchrun), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
 
 
 def _failed(error: Exception, exit_code: int) -> int:

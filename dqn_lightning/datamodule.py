@@ -391,7 +391,8 @@ class DQNDataModule(LightningDataModule):
         return (
             f"{num_ranks} ranks together: a batch of {num_ranks * batch:,} rows, a replay of "
             f"{num_ranks * self.capacity:,}, {num_ranks * self.num_envs:,} environments, "
-            f"updates: {rhythm.updates_per_train:,} per {every:,} environment steps"
+            f"{rhythm.updates_per_train:,} update{'s' * (rhythm.updates_per_train > 1)} per "
+            f"{every:,} environment steps"
         )
 
     def _evaluation(self, episodes: int, seed: int, epsilon: float) -> Evaluation:

@@ -143,6 +143,9 @@ class DQNModule(LightningModule):
                 f"trainer.strategy: {type(self.trainer.strategy).__name__} splits up a network or "
                 "its batch, which rollouts do not; use ddp"
             )
+        strategy: Any = self.trainer.strategy
+        if getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
+            raise ConfigError("trainer.sync_batchnorm: PyTorch has it for GPUs only")
         # Evaluations are gathered before they are logged: all ranks log the same values.
         warnings.filterwarnings("ignore", r".*`self.log\('(eval|test)/.*sync_dist=True.*")
 
