@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +80,28 @@ def command(*arguments: str) -> list[str]:
 def torchrun(*options: str) -> list[str]:
     """`torchrun … train.py`, to be followed by the program's arguments."""
     return [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "train.py")]
+
+
+def on_machines(number: int, *arguments: str, timeout: float = 110.0) -> None:
+    """Run a command on so many "machines", agents of torchrun on this one with a rank each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machines = []
+    for rank in range(number):
+        place = (f"--node_rank={rank}", "--master_addr=127.0.0.1", f"--master_port={port}")
+        launched = torchrun(f"--nnodes={number}", "--nproc_per_node=1", *place)
+        cluster = (f"--trainer.num_nodes={number}", "--trainer.devices=1")
+        machines.append(
+            subprocess.Popen(
+                [*launched, *arguments, *cluster],
+                env=environment(),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    errors = [machine.communicate(timeout=timeout)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0] * number, "\n".join(errors)
 
 
 def finish(arguments: list[str], timeout: float = 110.0) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dqn_lightning.cli import main
+from tests.processes import command, finish
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -26,6 +27,20 @@ def test_cartpole_is_far_better_than_chance_after_5120_steps() -> None:
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_cartpole_is_solved(seed: int) -> None:
     assert best_return("cartpole", f"--seed_everything={seed}") >= 475
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_cartpole_is_solved_by_two_ranks(seed: int) -> None:
+    """With batches and periods halved it is the algorithm of one."""
+    halves = ("--data.batch_size=32", "--data.train_every_env_steps=128")
+    result = finish(
+        command("fit", "--trainer.devices=2", *halves, f"--seed_everything={seed}"), 900
+    )
+    assert result.returncode == 0, result.stderr
+    assert main(["test", "--ckpt_path", "checkpoints/cartpole/best.ckpt"]) == 0
+    assert json.loads(Path("checkpoints/cartpole/test.json").read_text())["return_mean"] >= 475
 
 
 @pytest.mark.slow

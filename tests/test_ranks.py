@@ -227,6 +227,38 @@ def test_statistics_of_batch_normalisation_are_a_ranks_own() -> None:
     assert not torch.equal(first["buffers"][0], second["buffers"][0])
 
 
+class Counting(Callback):
+    """Counts collectives from the third rollout on, those below Python too."""
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 2:
+            self.profile = torch.profiler.profile().__enter__()
+            self.grad_steps = trainer.global_step
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.profile.__exit__(None, None, None)
+        calls = {event.key: event.count for event in self.profile.key_averages()}
+        collectives = {key: count for key, count in calls.items() if key.startswith("gloo:")}
+        torch.save([collectives, trainer.global_step - self.grad_steps], "counted.pt")
+
+
+def test_besides_the_gradients_a_rollout_takes_two_small_messages() -> None:
+    """Lightning's flag, and whether the run is over; buffers are not sent around."""
+    fit_in_ranks(
+        2,
+        partial(make, BatchNormTorso, rollout_env_steps=100, total_env_steps=1_000),
+        TargetSync(every_n_grad_steps=10),
+        Counting(),
+        enable_checkpointing=False,
+    )
+    collectives, updates = torch.load("counted.pt", weights_only=True)
+    assert updates == 300
+    # Three times: before the fourth and the fifth rollout, and when there is no sixth.
+    assert collectives == {"gloo:all_reduce": updates + 3, "gloo:broadcast": 3}
+
+
 @pytest.mark.filterwarnings("ignore:no update will be made")
 def test_evaluations_are_shared_out_and_the_same_as_those_of_one_process() -> None:
     """Of a network that has not learned: what ranks learn from depends on their number."""
@@ -393,6 +425,16 @@ def test_another_number_of_ranks_is_refused_or_deals_the_rows_out_anew() -> None
         kept = torch.cat([of_rank["rows"]["obs"] for of_rank in after["ranks"]])
         known = {tuple(obs) for obs in kept.flatten(0, 1).tolist()}
         assert all(tuple(obs) in known for obs in seen.flatten(0, 1).tolist())
+
+
+def test_state_of_ranks_that_are_no_more_goes_with_the_last_checkpoint_of_theirs() -> None:
+    Path("run").mkdir()
+    fit_saved(2, "run", 400)
+    assert Path("run/state/rank-1").is_dir()
+    fit_saved(1, "run", 450, "run/last.ckpt", reshare_replay=True)
+    assert any(Path("run/state/rank-1").iterdir())  # one of the two checkpoints is still of two
+    fit_saved(1, "run", 600, "run/last.ckpt")
+    assert {path.name for path in Path("run/state").iterdir()} == {"rank-0"}
 
 
 def test_state_that_one_rank_misses_is_missed_by_all() -> None:
