@@ -383,7 +383,6 @@ def test_a_checkpoints_own_config_is_taken_and_flags_win(run: Path) -> None:
         (["--ckpt_path=."], r"ckpt_path: \. is a folder; name a file in it"),
         (["--run_name=../out"], r"run_name: must be a plain name"),
         (["--trainer.strategy=ddp_spawn"], r"trainer\.strategy: ddp_spawn is for notebooks"),
-        (["--trainer.sync_batchnorm=true", "--trainer.strategy=ddp"], r"trainer\.sync_batchnorm"),
     ],
 )
 def test_bad_input_names_the_flag_and_writes_nothing(

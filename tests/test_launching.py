@@ -66,6 +66,13 @@ def test_as_many_processes_are_started_as_the_trainer_is_told_of() -> None:
     assert not list(Path().iterdir())
 
 
+def test_synchronised_batch_normalisation_is_refused_where_pytorch_has_none() -> None:
+    flags = ("--trainer.sync_batchnorm=true", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
+    result = finish(command(*FIT, *CARTPOLE_SHORT, *flags))
+    assert result.returncode == 2
+    assert "error: trainer.sync_batchnorm: PyTorch has it for GPUs only" in result.stderr
+
+
 @pytest.mark.timeout(300)
 def test_two_machines_train_and_go_on_as_the_same_run(one: Path) -> None:
     """Two agents of torchrun with ranks of their own, which meet at a port of this machine."""
