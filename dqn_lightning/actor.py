@@ -4,11 +4,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dqn_lightning.plain import plain, restored
 from dqn_lightning.schedules import Schedule
-from dqn_lightning.types import Act
+from dqn_lightning.types import Act, Observations
 
 
 class EpsilonGreedy:
@@ -43,20 +42,23 @@ class EpsilonGreedy:
         """Go on from there."""
         self.rng = restored(state["rng"])
 
-    def __call__(self, act: Act, obs: Tensor, env_steps: int) -> NDArray[np.int64]:
+    def __call__(self, act: Act, obs: Observations, env_steps: int) -> NDArray[np.int64]:
         """Actions [N] for observations [N, …] after so many environment steps."""
-        num_envs = obs.shape[0]
+        num_envs = len(obs)
         epsilon: float | NDArray[np.float64] = self.epsilon(env_steps)
         if self.exponents is not None:
             epsilon = epsilon**self.exponents
+        if num_envs == 1:  # by the same numbers, and sooner
+            coin = self.rng.random()
+            return self.rng.integers(self.num_actions, size=1) if coin < epsilon else act(obs)
         explore = self.rng.random(num_envs) < epsilon
         num_explorers = np.count_nonzero(explore)
         if num_explorers == 0:
-            return act(obs).numpy(force=True)
+            return act(obs)
         random_actions = self.rng.integers(self.num_actions, size=num_envs)
         if num_explorers == num_envs:
             return random_actions
-        return np.where(explore, random_actions, act(obs).numpy(force=True))
+        return np.where(explore, random_actions, act(obs))
 
 
 def ladder(num_envs: int) -> NDArray[np.float64]:

@@ -51,7 +51,6 @@ class Collector:
         self.counts = Counts(0, 0)
         self.episodes_before_step = 0
         self._returns = np.zeros(envs.num_envs)
-        self._durations = np.zeros(envs.num_envs, np.int64)
 
     def reset(self, seed: int) -> None:
         """Start a run: new episodes, no rows, counts of 0; environment i gets the seed + i."""
@@ -60,7 +59,6 @@ class Collector:
         self.counts = Counts(0, 0)
         self.episodes_before_step = 0
         self._returns[:] = 0
-        self._durations[:] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, running episodes, and the state of everything it works with; no rows."""
@@ -68,7 +66,6 @@ class Collector:
             "counts": list(self.counts),
             "episodes_before_step": self.episodes_before_step,
             "returns": torch.from_numpy(self._returns.copy()),
-            "durations": torch.from_numpy(self._durations.copy()),
             "actor": self.actor.state_dict(),
             "replay": self.replay.state_dict(),
             "envs": self._envs_state(),
@@ -105,7 +102,6 @@ class Collector:
         self.counts = Counts(*state["counts"])
         self.episodes_before_step = state["episodes_before_step"]
         self._returns[:] = state["returns"].numpy()
-        self._durations[:] = state["durations"].numpy()
         try:
             if state["envs"] is None:
                 raise CannotRestoreError("these environments cannot give their state")
@@ -114,7 +110,6 @@ class Collector:
             obs, _ = self.envs.reset()
             self.replay.restart(obs)
             self._returns[:] = 0
-            self._durations[:] = 0
             return str(error)
         return None
 
@@ -144,7 +139,6 @@ class Collector:
             raise self._failure(what) from error
         self.replay.write(actions, reward, terminated, truncated, obs)
         self._returns += reward
-        self._durations += ~boundary
         env_steps = self.counts.env_steps + self.num_ranks * (num_envs - num_boundary)
         ended = self.replay.pending_boundary
         episodes = self._finished(ended, env_steps) if np.count_nonzero(ended) else []
@@ -155,10 +149,10 @@ class Collector:
         return EnvironmentFailure(f"after environment step {self.counts.env_steps}, {what}")
 
     def _finished(self, ended: np.ndarray[Any, Any], env_steps: int) -> list[Episode]:
+        durations = self.replay.pending_episode_step
         episodes = [
-            Episode(int(i), int(self._durations[i]), float(self._returns[i]), env_steps)
+            Episode(int(i), int(durations[i]), float(self._returns[i]), env_steps)
             for i in ended.nonzero()[0]
         ]
         self._returns[ended] = 0
-        self._durations[ended] = 0
         return episodes

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -63,9 +64,9 @@ def look(model: DQNModule, datamodule: DQNDataModule) -> Screen:
     collector.reset(datamodule.eval_seed)
     channels = datamodule.obs_shape[0] // datamodule.frame_stack
     for _ in range(_LONGEST):
-        stack = collector.replay.current_obs().clone()
+        stack = torch.as_tensor(collector.replay.current_obs()).clone()
         (rendered,) = cast(Any, collector.envs.render())
-        if collector.step(model.act):
+        if collector.step(model.greedy_actions):
             break
     network_input = _first_input(model, stack)
     return Screen(rendered, stack[0, -channels:].numpy(), network_input[0].numpy(force=True))

@@ -451,7 +451,7 @@ class DQNDataModule(LightningDataModule):
             bootstrap_terminal=self.bootstrap_terminal,
             frame_stack=self.frame_stack,
             sampler=self.sampler,
-            generator=torch.Generator().manual_seed(_int31(seed)),
+            rng=np.random.default_rng(seed),
         )
 
     def _load_observations(self, path: str) -> Tensor:

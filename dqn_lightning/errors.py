@@ -15,3 +15,15 @@ class RankLostError(RuntimeError):
 
 class EnvironmentFailure(RuntimeError):  # noqa: N818  (it is the environment that failed, not us)
     """An environment raised; its own exception is the cause of this one."""
+
+
+class UntraceableError(ConfigError):
+    """An engine cannot write updates down once and repeat them.
+
+    Attributes:
+        reason: Why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"model.engine: {reason}; with auto or eager it works")
+        self.reason = reason

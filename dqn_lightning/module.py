@@ -9,25 +9,29 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dqn_lightning import ranks
 from dqn_lightning.dataset import Rollout
-from dqn_lightning.engines import Eager, GradTransform
+from dqn_lightning.engines import EngineName, GradTransform, make_engine
 from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.evaluation import Evaluation, Summary, summarize
 from dqn_lightning.losses import DQN, Objective, ObjectiveOutput
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
+from dqn_lightning.networks.acting import greedy_policy
 from dqn_lightning.networks.q_network import HeadFactory
 from dqn_lightning.networks.torsos import TorsoFactory
-from dqn_lightning.networks.unroll import greedy_policy
-from dqn_lightning.types import Act, Batch, Clock, QValues
+from dqn_lightning.types import Act, Batch, Clock, Observations, QValues
 
 AfterUpdate: TypeAlias = Callable[[Clock], None]
 """Called after each update, and once more before the next if the environments have stepped on."""
@@ -60,6 +64,9 @@ class DQNModule(LightningModule):
         act_in_train_mode: Whether the network stays in training mode while it acts in training, as
             in the PyTorch tutorial: batch normalisation then takes the statistics of the
             observations it acts on, and learns from them. Evaluations are not concerned.
+        engine: How updates are executed: `eager` operation by operation, `traced` as a recording of
+            the same operations without autograd and modules (CPU), `cudagraph` as one CUDA graph;
+            `auto` is the fastest for the device that can.
 
     Raises:
         ValueError: If the network does not make features.
@@ -76,6 +83,7 @@ class DQNModule(LightningModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         act_in_train_mode: bool = False,
+        engine: EngineName = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -93,6 +101,7 @@ class DQNModule(LightningModule):
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
         self.act_in_train_mode = act_in_train_mode
+        self.engine: EngineName = engine
         self.clock = Clock(0, 0, 0)  # where the run stood when this module last learned
         self._told = 0  # environment steps that `after_update` has heard of
         self._means = _Means()
@@ -115,6 +124,10 @@ class DQNModule(LightningModule):
     def act(self, obs: Tensor) -> Tensor:
         """Greedy actions [N], int64, for observations [N, …]."""
         return self.q_values(obs).argmax(dim=1)
+
+    def greedy_actions(self, obs: Observations) -> NDArray[np.int64]:
+        """What `act` gives, for observations as the replay holds them."""
+        return self.act(torch.as_tensor(obs)).numpy(force=True)
 
     # Learning -----------------------------------------------------------------------------------
 
@@ -166,18 +179,24 @@ class DQNModule(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         self._means.move(self.device)  # a checkpoint's lie on the CPU
-        self._policy: Act = self.act
-        if type(self).act is DQNModule.act:
-            self._policy = greedy_policy(self.online, self.act_in_train_mode)
         if self._configured is not None:
             _change_settings(optimizer, self.lr_schedulers(), self._configured)
-        self._engine = Eager(
-            self.online, self.target, self.objective, optimizer, self.grad_transforms
-        )
+        self._optimizer = optimizer
+        parts = (self.online, self.target, self.objective, optimizer, self.grad_transforms)
+        self._engine = make_engine(self.engine, self.device, *parts)
+        self._policy: Act = self.greedy_actions
+        if type(self).act is DQNModule.act:
+            self._policy = greedy_policy(self.online, self.act_in_train_mode)
+        threads = torch.get_num_threads()
+        self._blas_threads = threadpool_limits(threads, "blas")  # numpy's
+        plural = "s" if threads > 1 else ""
+        rank_zero_info(f"updates: engine {self._engine.name}, {threads} thread{plural}")
 
     def on_train_end(self) -> None:
         """Put the environment back in order, and let go of what holds the parameters."""
-        del self._engine, self._policy
+        self._engine.close()
+        self._blas_threads.restore_original_limits()
+        del self._engine, self._optimizer, self._policy
         if self._nvml_check is not None:
             os.environ[_NVML_CHECK] = self._nvml_check
 
@@ -225,7 +244,7 @@ class DQNModule(LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=env_steps)
 
-    def _notify_and_act(self, rollout: Rollout, obs: Tensor) -> Tensor:
+    def _notify_and_act(self, rollout: Rollout, obs: Observations) -> NDArray[np.int64]:
         """Act in training mode, which moves statistics: a sync that is due copies them before."""
         self._notify(Clock(*rollout.counts, self.global_step))
         return self._policy(obs)
@@ -243,7 +262,7 @@ class DQNModule(LightningModule):
                 "(model.optimizer) or gradient_clamp may help"
             )
         values["train/epsilon"] = rollout.epsilon
-        values["train/learning_rate"] = self._engine.optimizer.param_groups[0]["lr"]
+        values["train/learning_rate"] = self._optimizer.param_groups[0]["lr"]
         self.log_metrics(values, rollout.counts.env_steps)
 
     # Evaluating ---------------------------------------------------------------------------------
@@ -270,10 +289,10 @@ class DQNModule(LightningModule):
         seen: list[Tensor] = []
         values: list[Tensor] = []
 
-        def act(obs: Tensor) -> Tensor:
-            seen.append(obs.clone())
-            values.append(self.q_values(obs))
-            return values[-1].argmax(dim=1)
+        def act(obs: Observations) -> NDArray[np.int64]:
+            seen.append(torch.as_tensor(obs).clone())
+            values.append(self.q_values(seen[-1]))
+            return values[-1].argmax(dim=1).numpy(force=True)
 
         (episode,) = batch(act)
         q_values = torch.cat(values)
@@ -286,7 +305,7 @@ class DQNModule(LightningModule):
 
     def _evaluate(self, evaluation: Evaluation, prefix: str) -> dict[str, float]:
         with self._statistics_of_first():
-            episodes = evaluation(self.act)
+            episodes = evaluation(self.greedy_actions)
         if len(episodes) < evaluation.episodes:  # it was stopped, and says nothing
             self.summary = None
             return {}
@@ -407,6 +426,8 @@ def _change_settings(
 def _on_device(batch: Batch, device: torch.device) -> Batch:
     if batch.obs.device == device:
         return batch
+    if device.type == "cuda":
+        batch = Batch(*(tensor.pin_memory() for tensor in batch))
     return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 

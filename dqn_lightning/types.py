@@ -5,12 +5,17 @@ n steps of a return, D features, … the shape of one observation.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-Act: TypeAlias = Callable[[Tensor], Tensor]
-"""Greedy actions [N] for observations [N, …]: how the network is lent to the environments."""
+Observations: TypeAlias = NDArray[Any] | Tensor
+"""Observations [N, …] where the replay holds them: in numpy on the host, or on a device."""
+
+Act: TypeAlias = Callable[[Any], NDArray[np.int64]]
+"""Greedy actions [N] for `Observations`: how the network is lent to the environments."""
 
 
 class Batch(NamedTuple):

@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dqn_lightning.actor import EpsilonGreedy
 from dqn_lightning.collector import Collector
@@ -14,9 +13,9 @@ from dqn_lightning.replay import ReplayBuffer
 from dqn_lightning.schedules import Constant
 
 
-def by_position(obs: Tensor) -> Tensor:
+def by_position(obs: np.ndarray) -> np.ndarray:
     """Actions that depend on the observation alone, so the order of environments cannot matter."""
-    return (obs.double().sum(1).mul(1e3).long() % 2).abs()
+    return (obs.sum(1, np.float64) * 1e3).astype(np.int64) % 2
 
 
 def collect(envs: Any, steps: int, seed: int = 7, epsilon: float = 0.0) -> Collector:
@@ -32,7 +31,7 @@ def collect(envs: Any, steps: int, seed: int = 7, epsilon: float = 0.0) -> Colle
 
 def transitions(collector: Collector) -> Counter[tuple[Any, ...]]:
     replay = collector.replay
-    rows = torch.tensor(list(replay.rows))
+    rows = np.array(replay.rows)
     batch = replay.gather(rows[replay.drawable(rows)])
     columns = (batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs)
     return Counter(
@@ -87,7 +86,7 @@ def test_the_environments_own_vector_version_stores_the_same_transitions() -> No
 def test_boundary_rows_are_no_environment_steps(vectorization: Vectorization) -> None:
     num_envs = 1 if vectorization == "single" else 2
     collector = collect(EnvFactory("CartPole-v1").make_vector(num_envs, vectorization), 200)
-    rows = torch.tensor(list(collector.replay.rows))
+    rows = np.array(collector.replay.rows)
     boundaries = int((~collector.replay.drawable(rows)).sum())
     assert boundaries > 0
     assert collector.counts.env_steps == 200 * num_envs - boundaries
@@ -114,9 +113,9 @@ def test_episodes_are_handed_out_with_their_returns_durations_and_time() -> None
 def test_the_actor_is_not_asked_where_all_environments_reset() -> None:
     asked = []
 
-    def act(obs: Tensor) -> Tensor:
+    def act(obs: np.ndarray) -> np.ndarray:
         asked.append(obs[0, 1].item())  # the step in the episode
-        return torch.zeros(1, dtype=torch.int64)
+        return np.zeros(1, np.int64)
 
     envs = EnvFactory("toy/Walk-v0").make_vector(1)
     replay = ReplayBuffer(1_000, 1, (2,), torch.float32)

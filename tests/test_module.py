@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -153,7 +154,7 @@ def run(rollout_env_steps: int, **data: Any) -> tuple[Any, ...]:
     class KeepReplay(Callback):
         def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
             replay = trainer.datamodule.dataset.collector.replay
-            rows = torch.tensor(list(replay.rows))
+            rows = np.array(replay.rows)
             replays.append(replay.gather(rows[replay.drawable(rows)]))
 
     sync = TargetSync(every_n_env_steps=17)
@@ -183,6 +184,61 @@ def test_the_run_is_the_same_for_rollouts_of_any_length(num_envs: int) -> None:
         assert equal(first, other)
         assert equal(replay, other_replay)
         assert logged == other_logged
+
+
+class Nudge(Callback):
+    """A user's own callback between updates: every so often it changes the weights."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
+        self.online = pl_module.online
+        pl_module.after_update.append(self.nudge)
+
+    def nudge(self, clock: Clock) -> None:
+        if clock.grad_steps % 25 == 0:
+            with torch.no_grad():
+                for parameter in self.online.parameters():
+                    parameter.mul_(0.99)
+
+
+@pytest.mark.parametrize(
+    "sync",
+    [
+        {"every_n_grad_steps": 10},
+        {"every_n_grad_steps": 1, "tau": 0.01},
+        {"every_n_env_steps": 17, "first": 0},
+        {"every_n_episodes": 2},
+    ],
+)
+def test_a_run_is_the_same_with_every_engine(sync: dict[str, Any]) -> None:
+    def run(engine: str) -> tuple[Any, ...]:
+        adam = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1, fused=True)
+        schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=40, gamma=0.5)
+        settings = {"engine": engine, "optimizer": adam, "lr_scheduler": schedule}
+        module, data = make(module=settings, eval_every_env_steps=100)
+        recorder, ran = Recorder(), []
+
+        class Ran(Callback):
+            def on_train_batch_end(self, *args: Any) -> None:
+                ran.append(module._engine.name)
+
+        callbacks = (TargetSync(**sync), GradientClamp(value=0.5, norm=1.0), Nudge(), Ran())
+        logging: dict[str, Any] = {"logger": recorder, "log_every_n_steps": 7}
+        trainer = train(module, data, *callbacks, EpisodeLog(picture=False), **logging)
+        return weights(module), recorder.rows, trainer.global_step, set(ran)
+
+    expected, rows, updates, ran = run("eager")
+    assert (updates, ran) == (251, {"eager"})
+    for engine in ("traced", "auto"):
+        ours, our_rows, our_updates, ran = run(engine)
+        assert (our_updates, ran) == (updates, {"traced"})
+        assert equal(ours, expected)
+        assert our_rows == rows
+
+
+def test_an_engine_that_cannot_be_is_refused() -> None:
+    module, data = make(module={"engine": "cudagraph"})
+    with pytest.raises(ConfigError, match=r"model\.engine: cudagraph is for cuda; with auto or"):
+        train(module, data)
 
 
 def test_lightning_counts_updates() -> None:

@@ -170,6 +170,15 @@ def test_a_run_in_two_parts_is_the_run_in_one(case: str) -> None:
     assert_same_run("one", "two")
 
 
+def test_a_run_goes_on_with_another_engine_as_the_same_run() -> None:
+    """Engines execute the same operations, and what they keep is not saved."""
+    fit("cartpole", "one", *CARTPOLE_SHORT, "--data.total_env_steps=900")
+    fit("cartpole", "two", *CARTPOLE_SHORT, "--data.total_env_steps=300")
+    go_on("two", "--data.total_env_steps=600", "--model.engine=eager")
+    go_on("two", "--data.total_env_steps=900", "--model.engine=traced")
+    assert_same_run("one", "two")
+
+
 def test_a_run_in_four_parts_is_the_run_in_one() -> None:
     fit("cartpole", "one", *CARTPOLE_SHORT, "--data.total_env_steps=900")
     fit("cartpole", "four", *CARTPOLE_SHORT, "--data.total_env_steps=250")

@@ -4,6 +4,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
+from dqn_lightning.engines import joint
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
 
@@ -45,10 +46,12 @@ class GradientClamp(Callback):
         """Let go again."""
         self.on_train_end(trainer, pl_module)
 
+    @joint
     def _clamp_value(self, gradients: list[Tensor]) -> list[Tensor]:
         assert self.value is not None
         return clamp_value(gradients, self.value)
 
+    @joint
     def _clamp_norm(self, gradients: list[Tensor]) -> list[Tensor]:
         assert self.norm is not None
         return clamp_norm(gradients, self.norm)

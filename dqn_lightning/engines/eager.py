@@ -1,7 +1,7 @@
 """The reference engine: one update, operation by operation."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,17 @@ from dqn_lightning.types import Batch
 GradTransform: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 """A pure function of the gradients, in the order of the parameters."""
 
+_Transform = TypeVar("_Transform", bound=Callable[..., list[Tensor]])
+
+
+def joint(transform: _Transform) -> _Transform:
+    """Mark a transform to which it is all the same how the gradients are divided into tensors.
+
+    Engines that have the gradients as one vector then pass it that one.
+    """
+    transform.is_joint = True  # type: ignore[attr-defined]
+    return transform
+
 
 class Eager:
     """Executes updates: loss, gradients, their mean over ranks, their transforms, optimiser step.
@@ -26,6 +37,8 @@ class Eager:
         optimizer: Raw optimiser over the online network's parameters.
         grad_transforms: Applied in order before each optimiser step; the list may still grow.
     """
+
+    name = "eager"
 
     def __init__(
         self,
@@ -40,19 +53,27 @@ class Eager:
         self.objective = objective
         self.optimizer = optimizer
         self.grad_transforms = grad_transforms
-        self._parameters = [p for p in online.parameters() if p.requires_grad]
+        self.parameters = [p for p in online.parameters() if p.requires_grad]
 
     def update(self, batch: Batch) -> ObjectiveOutput:
         """Take one optimiser step on a batch; gives its detached loss [B] and priority [B]."""
+        output, ours = self.differentiate(batch)
+        gradients = ranks.mean(ours)
+        for transform in self.grad_transforms:
+            gradients = transform(gradients)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        return output
+
+    def differentiate(self, batch: Batch) -> tuple[ObjectiveOutput, Sequence[Tensor]]:
+        """The batch's detached loss [B] and priority [B], and the gradients of its mean loss."""
         self.online.switch(training=True)
         self.target.switch(training=False)
         output = self.objective(self.online, self.target, batch)
         loss = (batch.weight * output.loss).mean()
-        ours = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-        gradients = ranks.mean(ours)
-        for transform in self.grad_transforms:
-            gradients = transform(gradients)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
-        return ObjectiveOutput(output.loss.detach(), output.priority)
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        return ObjectiveOutput(output.loss.detach(), output.priority), gradients
+
+    def close(self) -> None:
+        """Let go of what it holds: nothing."""

@@ -48,7 +48,7 @@ class SingleVectorEnv(VectorEnv[Any, Any, Any]):
             obs, _ = self.env.reset()
             reward, terminated, truncated = 0.0, False, False
         else:
-            obs, reward, terminated, truncated, _ = self.env.step(actions[0])
+            obs, reward, terminated, truncated, _ = self.env.step(actions.item())
         self.ended = terminated or truncated
         self._reward[0], self._terminated[0], self._truncated[0] = reward, terminated, truncated
         return np.asarray(obs)[None], self._reward, self._terminated, self._truncated, {}

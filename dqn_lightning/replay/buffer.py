@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dqn_lightning.replay.samplers import Pool, Sampler, Uniform
+from dqn_lightning.plain import plain, restored
+from dqn_lightning.replay.samplers import Pool, Rows, Sampler, Uniform
 from dqn_lightning.replay.storage import Storage
-from dqn_lightning.types import Batch
+from dqn_lightning.types import Batch, Observations
 
 
 class ReplayBuffer:
@@ -38,7 +39,8 @@ class ReplayBuffer:
         frame_stack: Observations stacked along their first dimension, the oldest first; the first
             of an episode is repeated where there are not enough.
         sampler: Which rows are drawn.
-        generator: Source of the sampler's random numbers; the rows lie on its device.
+        rng: Source of the sampler's random numbers.
+        device: Where observations lie and batches are made.
 
     Raises:
         ValueError: If `capacity` cannot hold one window of n steps with its stack.
@@ -56,7 +58,8 @@ class ReplayBuffer:
         bootstrap_terminal: bool = False,
         frame_stack: int = 1,
         sampler: Sampler | None = None,
-        generator: torch.Generator | None = None,
+        rng: np.random.Generator | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         slots = capacity // num_envs
         if slots < n_step + frame_stack + 1:
@@ -70,8 +73,8 @@ class ReplayBuffer:
         self.bootstrap_terminal = bootstrap_terminal
         self.frame_stack = frame_stack
         self.sampler = sampler or Uniform()
-        self.generator = generator or torch.Generator()
-        self._storage = Storage(slots, num_envs, obs_shape, obs_dtype, self.generator.device)
+        self.rng = rng or np.random.default_rng(0)
+        self._storage = Storage(slots, num_envs, obs_shape, obs_dtype, device)
         self._slots = slots
         self._time = 0  # number of the pending vector step
         self._episode_step = np.zeros(num_envs, np.int32)
@@ -104,17 +107,19 @@ class ReplayBuffer:
             truncated=truncated,
         )
         self._time += 1
-        episode_step = np.where(self._boundary, 0, self._episode_step + 1)
-        self._set_pending(next_obs, episode_step, terminated | truncated)
+        self._episode_step += 1
+        if np.count_nonzero(self._boundary):
+            self._episode_step[self._boundary] = 0
+        self._set_pending(next_obs, self._episode_step, terminated | truncated)
 
     def restart(self, obs: NDArray[np.generic]) -> None:
         """Cut every running episode as a truncation; new ones start with these observations."""
         none = np.zeros(self.num_envs, np.bool_)
         if self._time > 0:
             last = (self._time - 1) % self._slots
-            ended_or_boundary = self._boundary | self._storage.slot("boundary", last).cpu().numpy()
-            truncated = self._storage.slot("truncated", last).cpu().numpy()
-            self._storage.write(last, truncated=truncated | ~ended_or_boundary)
+            ended_or_boundary = self._boundary | self._storage.slot("boundary", last)
+            truncated = self._storage.slot("truncated", last) | ~ended_or_boundary
+            self._storage.write(last, truncated=truncated)
         self._boundary = ~none
         self._storage.write(self._time % self._slots, boundary=self._boundary)
         self.write(np.zeros(self.num_envs), np.zeros(self.num_envs), none, none, obs)
@@ -141,7 +146,7 @@ class ReplayBuffer:
             "time": self._time,
             "episode_step": torch.from_numpy(self._episode_step.copy()),
             "boundary": torch.from_numpy(self._boundary.copy()),
-            "generator": self.generator.get_state(),
+            "rng": plain(self.rng),
         }
 
     def check_size(self, state: dict[str, Any]) -> None:
@@ -164,7 +169,7 @@ class ReplayBuffer:
         self._time = state["time"]
         self._episode_step = state["episode_step"].numpy().copy()
         self._boundary = state["boundary"].numpy().copy()
-        self.generator.set_state(state["generator"])
+        self.rng = restored(state["rng"])
 
     @property
     def times(self) -> range:
@@ -202,10 +207,9 @@ class ReplayBuffer:
         for.
         """
         length = len(columns["obs"])
-        pending = {
-            name: self._storage.slot(name, self._time % self._slots).clone()
-            for name in ("obs", "episode_step", "boundary")
-        }
+        slot = self._time % self._slots
+        newest = self._storage.read(range(slot, slot + 1))
+        pending = {name: newest[name][0] for name in ("obs", "episode_step", "boundary")}
         rows = {name: column.clone() for name, column in columns.items()}
         steps_here = torch.arange(length, dtype=torch.int32)[:, None]
         rows["episode_step"] = torch.minimum(rows["episode_step"], steps_here)
@@ -234,13 +238,19 @@ class ReplayBuffer:
         """Which environments reset in their next step [N], whatever the action."""
         return self._boundary
 
-    def current_obs(self) -> Tensor:
+    @property
+    def pending_episode_step(self) -> NDArray[np.int32]:
+        """Steps since the episode's start, in each environment [N]. A view: read it at once."""
+        return self._episode_step
+
+    def current_obs(self) -> Observations:
         """The newest observations [N, …], stacked as in a batch. A view: read it at once."""
         if self.frame_stack == 1:
-            return self._storage.slot("obs", self._time % self._slots)
+            return self._storage.obs(self._time % self._slots)
         first = self._time * self.num_envs
-        rows = torch.arange(first, first + self.num_envs, device=self._device)
-        return self._stacked(rows, self._position(rows))
+        rows = np.arange(first, first + self.num_envs)
+        stacked = self._stacked(rows, self._position(rows))
+        return stacked.numpy() if stacked.device.type == "cpu" else stacked
 
     # Drawing ------------------------------------------------------------------------------------
 
@@ -250,17 +260,17 @@ class ReplayBuffer:
         oldest = max(0, self._time - self._slots + 1)
         return range(oldest * self.num_envs, self._time * self.num_envs)
 
-    def drawable(self, rows: Tensor) -> Tensor:
+    def drawable(self, rows: Rows) -> NDArray[np.bool_]:
         """Which of these complete rows [B] can be drawn: a mask [B].
 
         A row can be drawn if it is no boundary row, the frames of its stack are still there, and
         its window is closed: its n-th step, or the end of its episode, has happened.
         """
         position = self._position(rows)
-        mask = ~self._storage.take("boundary", position)
+        mask: NDArray[np.bool_] = ~self._storage.take("boundary", position)
         if self.frame_stack > 1:
             step = self._storage.take("episode_step", position)
-            history = step.clamp(max=self.frame_stack - 1) * self.num_envs
+            history = np.minimum(step, self.frame_stack - 1) * self.num_envs
             mask &= rows - history >= self.rows.start
         if self.n_step > 1:
             num_steps = self._alive(rows).sum(1)
@@ -273,10 +283,10 @@ class ReplayBuffer:
         Raises:
             RuntimeError: If nothing can be drawn, or too little without replacement.
         """
-        pool = Pool(self.rows, self.drawable, self.generator)
+        pool = Pool(self.rows, self.drawable, self.rng)
         return self.gather(self.sampler.draw(pool, batch_size))
 
-    def gather(self, rows: Tensor) -> Batch:
+    def gather(self, rows: Rows) -> Batch:
         """The transitions that start at these drawable rows [B].
 
         reward = sum of gamma^j r_{t+1+j} over the window of k ≤ n steps; next_obs = obs_{t+k};
@@ -284,65 +294,63 @@ class ReplayBuffer:
         observations are not bootstrapped from.
         """
         position = self._position(rows)
-        bootstrap: float | Tensor  # what the next value counts for, unless nothing follows
+        bootstrap: Any  # what the next value counts for, unless nothing follows
         if self.n_step == 1:
             reward = self._storage.take("reward", position)
             terminated = self._storage.take("terminated", position)
-            bootstrap = self.gamma
+            bootstrap = np.float32(self.gamma)
             next_rows = rows + self.num_envs
         else:
             alive = self._alive(rows)  # [B, n]
-            gammas = self.gamma ** torch.arange(self.n_step + 1, device=rows.device).double()
-            reward = (self._window("reward", rows) * alive * gammas[:-1]).sum(1).float()
-            terminated = (self._window("terminated", rows) & alive).any(1)
+            gammas = self.gamma ** np.arange(self.n_step + 1)
+            rewards = self._window("reward", rows) * alive * gammas[:-1]
+            reward = rewards.sum(1).astype(np.float32)
+            terminated = np.any(self._window("terminated", rows) & alive, axis=1)
             num_steps = alive.sum(1)
-            bootstrap = gammas[num_steps].float()
+            bootstrap = gammas[num_steps].astype(np.float32)
             next_rows = rows + num_steps * self.num_envs
         if self.bootstrap_terminal:
-            terminated = torch.zeros_like(terminated)
-        discount = torch.where(terminated, 0.0, bootstrap)
+            terminated = np.zeros_like(terminated)
+        discount = ~terminated * bootstrap
+        to_device = self._storage.to_device
         return Batch(
             obs=self._stacked(rows, position),
-            action=self._storage.take("action", position),
-            reward=reward,
-            discount=discount,
+            action=to_device(self._storage.take("action", position)),
+            reward=to_device(reward),
+            discount=to_device(discount),
             next_obs=self._stacked(next_rows, self._position(next_rows)),
-            weight=torch.ones_like(reward),
-            row=rows,
+            weight=to_device(np.ones_like(reward)),
+            row=to_device(rows),
         )
 
     # Views of the ring --------------------------------------------------------------------------
 
-    @property
-    def _device(self) -> torch.device:
-        return self.generator.device
-
-    def _position(self, rows: Tensor) -> Tensor:
+    def _position(self, rows: Rows) -> Rows:
         return rows % (self._slots * self.num_envs)
 
-    def _window(self, column: str, rows: Tensor) -> Tensor:
+    def _window(self, column: str, rows: Rows) -> NDArray[Any]:
         """A column at the n rows from each row on [B, n]. Beyond the newest it holds old values."""
-        steps = torch.arange(self.n_step, device=rows.device) * self.num_envs
-        window = rows[:, None] + steps
-        return self._storage.take(column, self._position(window).flatten()).view_as(window)
+        window = rows[:, None] + np.arange(self.n_step) * self.num_envs
+        return self._storage.take(column, self._position(window))
 
-    def _alive(self, rows: Tensor) -> Tensor:
+    def _alive(self, rows: Rows) -> NDArray[np.bool_]:
         """Which of the n steps from each row on belong to its window [B, n].
 
         A window ends with the first step that ended the episode. What old values behind the
         newest row say does not matter: `drawable` refuses any window that reaches them.
         """
         ended = self._window("terminated", rows) | self._window("truncated", rows)
-        ended_before = ended.cumsum(1) - ended.long()
-        return ended_before == 0
+        alive: NDArray[np.bool_] = np.ones_like(ended)
+        np.logical_not(np.logical_or.accumulate(ended[:, :-1], axis=1), out=alive[:, 1:])
+        return alive
 
-    def _stacked(self, rows: Tensor, position: Tensor) -> Tensor:
+    def _stacked(self, rows: Rows, position: Rows) -> Tensor:
         """Observations of these rows with their stacks [B, …]; the one function that stacks."""
         if self.frame_stack == 1:
-            return self._storage.take("obs", position)
+            return self._storage.take_obs(position)
         step = self._storage.take("episode_step", position)
-        age = torch.arange(self.frame_stack - 1, -1, -1, device=rows.device)
-        back = torch.minimum(age, step[:, None].long())  # [B, S], 0 for the newest frame
+        age = np.arange(self.frame_stack - 1, -1, -1)
+        back = np.minimum(age, step[:, None])  # [B, S], 0 for the newest frame
         position = self._position(rows[:, None] - back * self.num_envs)
-        frames = self._storage.take("obs", position.flatten())  # [B * S, C, …]
+        frames = self._storage.take_obs(position.reshape(-1))  # [B * S, C, …]
         return frames.view(len(rows), -1, *frames.shape[2:])  # [B, S * C, …]

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+Rows: TypeAlias = NDArray[np.int64]
+"""Numbers of rows."""
 
 _ROUNDS = 64
 """Rounds of drawing again before all rows are looked at (slow, but it always ends)."""
@@ -17,14 +20,14 @@ class Pool(NamedTuple):
     Attributes:
         rows: Numbers of the complete rows.
         drawable: Which of some rows [B] can be drawn: a mask [B].
-        generator: Source of random numbers; numbers of rows lie on its device.
+        rng: Source of random numbers.
     """
 
     rows: range
-    drawable: Callable[[Tensor], Tensor]
-    generator: torch.Generator
+    drawable: Callable[[Rows], NDArray[np.bool_]]
+    rng: np.random.Generator
 
-    def candidates(self, count: int) -> Tensor:
+    def candidates(self, count: int) -> Rows:
         """Any rows [count], drawable or not, each as likely as any other.
 
         Raises:
@@ -32,20 +35,16 @@ class Pool(NamedTuple):
         """
         if not self.rows:
             raise RuntimeError("the replay is empty: nothing can be drawn")
-        return self.random(self.rows, count)
+        # A third of the time of `integers`; the chances differ by less than one in 2^53 / rows.
+        return self.rows.start + (self.rng.random(count) * len(self.rows)).astype(np.int64)
 
-    def random(self, numbers: range, count: int) -> Tensor:
-        """Random ones of these numbers [count], int64."""
-        low, high, device = numbers.start, numbers.stop, self.generator.device
-        return torch.randint(low, high, (count,), generator=self.generator, device=device)
-
-    def every(self, needed: int) -> Tensor:
+    def every(self, needed: int) -> Rows:
         """All drawable rows. Looks at every row there is.
 
         Raises:
             RuntimeError: If there are fewer than are needed.
         """
-        every = torch.arange(self.rows.start, self.rows.stop, device=self.generator.device)
+        every = np.arange(self.rows.start, self.rows.stop)
         every = every[self.drawable(every)]
         if len(every) < needed:
             raise RuntimeError(
@@ -62,7 +61,7 @@ class Sampler(Protocol):
         """Whether a row may stand in a batch more than once."""
         ...
 
-    def draw(self, pool: Pool, batch_size: int) -> Tensor:
+    def draw(self, pool: Pool, batch_size: int) -> Rows:
         """Numbers of `batch_size` drawable rows [B], int64."""
         ...
 
@@ -81,7 +80,7 @@ class Uniform:
 
     replacement: bool = True
 
-    def draw(self, pool: Pool, batch_size: int) -> Tensor:
+    def draw(self, pool: Pool, batch_size: int) -> Rows:
         """Numbers of `batch_size` rows [B], int64.
 
         Raises:
@@ -92,27 +91,23 @@ class Uniform:
         return _without_replacement(pool, batch_size)
 
 
-def _with_replacement(pool: Pool, batch_size: int) -> Tensor:
+def _with_replacement(pool: Pool, batch_size: int) -> Rows:
     drawn = pool.candidates(batch_size)
     for _ in range(_ROUNDS):
         usable = pool.drawable(drawn)
-        if usable.all():
+        if np.count_nonzero(usable) == batch_size:
             return drawn
-        again = (~usable).nonzero().flatten()
+        (again,) = np.nonzero(~usable)
         drawn[again] = pool.candidates(len(again))
-    every = pool.every(needed=1)
-    return every[pool.random(range(len(every)), batch_size)]
+    return pool.rng.choice(pool.every(needed=1), batch_size)
 
 
-def _without_replacement(pool: Pool, batch_size: int) -> Tensor:
+def _without_replacement(pool: Pool, batch_size: int) -> Rows:
     if len(pool.rows) > 4 * batch_size:
-        drawn: Tensor = pool.candidates(0)
+        drawn = np.empty(0, np.int64)
         for _ in range(_ROUNDS):
             fresh = pool.candidates(batch_size - len(drawn))
-            drawn = torch.unique(torch.cat([drawn, fresh[pool.drawable(fresh)]]))
+            drawn = np.unique(np.concatenate([drawn, fresh[pool.drawable(fresh)]]))
             if len(drawn) == batch_size:
                 return drawn
-    every = pool.every(needed=batch_size)
-    device = pool.generator.device
-    order = torch.randperm(len(every), generator=pool.generator, device=device)
-    return every[order[:batch_size]]
+    return pool.rng.permutation(pool.every(needed=batch_size))[:batch_size]

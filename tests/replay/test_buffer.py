@@ -72,7 +72,7 @@ class Stream:
 
     def check(self) -> int:
         """Compare everything that can be drawn; gives how many rows that was."""
-        every = torch.tensor(list(self.replay.rows), dtype=torch.int64)
+        every = np.array(self.replay.rows, np.int64)
         rows = every[self.replay.drawable(every)] if len(every) else every
         wanted = {
             t * self.num_envs + i
@@ -119,9 +119,9 @@ def test_a_truncated_episode_bootstraps_from_its_own_last_observation() -> None:
     replay.begin(np.array([[10.0]]))
     replay.write(one, one, no, yes, np.array([[11.0]]))  # truncated: 11 is the last observation
     replay.write(one, one * 0, no, no, np.array([[20.0]]))  # the boundary: 20 is the reset's
-    batch = replay.gather(torch.tensor([0]))
+    batch = replay.gather(np.array([0]))
     assert (batch.obs.item(), batch.next_obs.item(), batch.discount.item()) == (10.0, 11.0, 0.5)
-    assert replay.drawable(torch.tensor([0, 1])).tolist() == [True, False]
+    assert replay.drawable(np.array([0, 1])).tolist() == [True, False]
 
 
 def test_nothing_is_valued_beyond_a_terminal_state() -> None:
@@ -130,7 +130,7 @@ def test_nothing_is_valued_beyond_a_terminal_state() -> None:
     replay.begin(np.zeros((1, 1)))
     replay.write(one, one, no, no, np.ones((1, 1)))
     replay.write(one, one, yes, no, np.ones((1, 1)))
-    batch = replay.gather(torch.tensor([0, 1]))
+    batch = replay.gather(np.array([0, 1]))
     assert batch.reward.tolist() == [1.5, 1.0]
     assert batch.discount.tolist() == [0.0, 0.0]
 
@@ -145,7 +145,7 @@ def test_a_terminal_state_is_valued_on_request_only(n_step: int, discounts: list
     replay.write(one, one, no, no, np.array([[11.0]]))
     replay.write(one, one, yes, no, np.array([[12.0]]))
     replay.write(one, one * 0, no, no, np.array([[20.0]]))
-    batch = replay.gather(torch.tensor([0, 1]))
+    batch = replay.gather(np.array([0, 1]))
     assert batch.discount.tolist() == discounts
     assert batch.next_obs.flatten().tolist() == [11.0 if n_step == 1 else 12.0, 12.0]
 
@@ -157,7 +157,7 @@ def test_observations_keep_their_dtype_and_pictures_stack_along_channels() -> No
     assert replay.current_obs().shape == (2, 6, 4, 5)
     nothing = np.zeros(2, bool)
     replay.write(np.zeros(2), np.zeros(2), nothing, nothing, first + 1)
-    assert replay.current_obs().dtype == torch.uint8
+    assert replay.current_obs().dtype == np.uint8
     assert replay.current_obs()[0, :, 0, 0].tolist() == [7, 7, 7, 8, 8, 8]
 
 

@@ -1,11 +1,12 @@
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
-from dqn_lightning.networks.unroll import greedy_policy, value_chain
+from dqn_lightning.networks.acting import _NotKnown, greedy_policy, value_functions
 
 
 class Unknown(nn.Module):
@@ -27,6 +28,11 @@ class UnknownHead(ValueHead):
         return super().forward(features)._replace(q_values=-self.values(features))
 
 
+def actions(network: QNetwork, obs: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return network(obs).q_values.argmax(1)
+
+
 @pytest.mark.parametrize(
     ("torso", "head"),
     [
@@ -38,32 +44,59 @@ class UnknownHead(ValueHead):
         (Unknown, ValueHead),
     ],
 )
-def test_the_chain_computes_what_calling_the_network_does_to_the_bit(
-    torso: object, head: object
-) -> None:
+def test_actions_are_those_of_the_network(torso: object, head: object) -> None:
     torch.manual_seed(0)
     network = QNetwork((4,), 3, torso, head).eval()
-    obs = torch.randn(100, 4)
-    values = obs
-    with torch.inference_mode():
-        for function in value_chain(network):
-            values = function(values)
-        assert torch.equal(values, network(obs).q_values)
-        assert torch.equal(greedy_policy(network)(obs), network(obs).q_values.argmax(1))
+    obs = torch.randn(10_000, 4)
+    assert np.array_equal(greedy_policy(network)(obs.numpy()), actions(network, obs))
+    assert np.array_equal(greedy_policy(network)(obs[:1].numpy()), actions(network, obs[:1]))
 
 
-def test_the_chain_sees_weights_as_they_are_and_eval_mode() -> None:
+@pytest.mark.parametrize(
+    ("shape", "obs"),
+    [
+        ((4,), torch.randn(200, 4, dtype=torch.float64)),
+        ((4,), torch.randint(-5, 5, (200, 4))),
+        ((2, 3, 4), torch.randint(0, 255, (200, 2, 3, 4), dtype=torch.uint8)),
+    ],
+)
+def test_numpy_computes_the_values_that_calling_the_network_does(
+    shape: tuple[int, ...], obs: torch.Tensor
+) -> None:
+    torch.manual_seed(0)
+    network = QNetwork(shape, 3, partial(MLP, widths=(120, 84)), ValueHead)
+    values = obs.numpy()
+    for function in value_functions(network):
+        values = function(values)
+    assert values.dtype == "float32"
+    expected = network(obs).q_values.detach()
+    torch.testing.assert_close(torch.from_numpy(values), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_numpy_is_used_for_what_it_can_do_alone() -> None:
+    assert value_functions(QNetwork((4,), 3, MLP, ValueHead))
+    others = [
+        QNetwork((4,), 3, MLP, UnknownHead),
+        QNetwork((1,), 3, MLP, ValueHead, obs_classes=(5,)),
+        QNetwork((4,), 3, MLP, ValueHead).double(),
+    ]
+    for network in others:
+        with pytest.raises(_NotKnown):
+            value_functions(network)
+
+
+def test_weights_are_as_they_are_at_the_time_and_in_eval_mode() -> None:
     torch.manual_seed(0)
     network = QNetwork((4,), 3, Unknown, ValueHead).train()
     policy = greedy_policy(network)
     obs = torch.randn(50, 4)
     before = policy(obs)
-    assert torch.equal(before, policy(obs))  # no dropout
+    assert np.array_equal(before, policy(obs))  # no dropout
     optimizer = torch.optim.SGD(network.parameters(), lr=10.0)
     network(obs).q_values.square().sum().backward()
     optimizer.step()
-    assert not torch.equal(before, policy(obs))
-    assert torch.equal(policy(obs), network.eval()(obs).q_values.argmax(1))
+    assert not np.array_equal(before, policy(obs))
+    assert np.array_equal(policy(obs), network.eval()(obs).q_values.argmax(1))
 
 
 @pytest.mark.parametrize("place", ["network", "torso", "layer", "head", "values"])
@@ -78,7 +111,7 @@ def test_hooks_are_called(place: str) -> None:
     }
     seen = []
     hooked[place].register_forward_hook(lambda *_: seen.append(1))
-    greedy_policy(network)(torch.randn(2, 4))
+    greedy_policy(network)(np.zeros((2, 4), np.float32))
     assert seen == [1]
 
 

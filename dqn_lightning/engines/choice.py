@@ -1,0 +1,89 @@
+"""Which engine executes the updates."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+
+from dqn_lightning.engines.cudagraph import CUDAGraph
+from dqn_lightning.engines.eager import Eager
+from dqn_lightning.engines.traced import Traced
+from dqn_lightning.errors import UntraceableError
+from dqn_lightning.losses import ObjectiveOutput
+from dqn_lightning.types import Batch
+
+EngineName: TypeAlias = Literal["auto", "eager", "traced", "cudagraph"]
+
+
+class Engine(Protocol):
+    """Executes updates."""
+
+    @property
+    def name(self) -> str:
+        """What `model.engine` calls it."""
+        ...
+
+    def update(self, batch: Batch) -> ObjectiveOutput:
+        """Take one optimiser step on a batch; gives its loss [B] and priority [B]."""
+        ...
+
+    def close(self) -> None:
+        """Give the networks and the optimiser back as they were."""
+        ...
+
+
+def make_engine(name: EngineName, device: torch.device, *parts: Any) -> Engine:
+    """The engine of this name, of the parts that `Eager` takes; `auto` chooses by device."""
+    if name == "auto":
+        fastest = _FASTEST.get(device.type, Eager)
+        return Automatic(partial(fastest, *parts), partial(Eager, *parts))
+    return _ENGINES[name](*parts)
+
+
+_ENGINES: dict[str, Callable[..., Engine]] = {
+    "eager": Eager,
+    "traced": Traced,
+    "cudagraph": CUDAGraph,
+}
+_FASTEST: dict[str, Callable[..., Engine]] = {"cpu": Traced, "cuda": CUDAGraph}
+
+
+class Automatic:
+    """The fastest engine for the device; eager if that one cannot execute the update.
+
+    Args:
+        fastest: Makes that engine.
+        eager: Makes the one that always can.
+    """
+
+    def __init__(self, fastest: Callable[[], Engine], eager: Callable[[], Engine]) -> None:
+        self._eager = eager
+        self._engine: Engine
+        try:
+            self._engine = fastest()
+        except UntraceableError as error:
+            self._fall_back(error)
+
+    @property
+    def name(self) -> str:
+        """That of the engine in use."""
+        return self._engine.name
+
+    def update(self, batch: Batch) -> ObjectiveOutput:
+        """Take one optimiser step on a batch; gives its loss [B] and priority [B]."""
+        try:
+            return self._engine.update(batch)
+        except UntraceableError as error:
+            self._engine.close()
+            self._fall_back(error)
+            return self._engine.update(batch)
+
+    def close(self) -> None:
+        """Give the networks and the optimiser back as they were."""
+        self._engine.close()
+
+    def _fall_back(self, error: UntraceableError) -> None:
+        self._engine = self._eager()
+        warnings.warn(f"model.engine: auto is {self.name} here: {error.reason}", stacklevel=4)

@@ -1,0 +1,122 @@
+"""What follows the gradients: transforms and the optimiser's step, from a tape if possible."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dqn_lightning.engines.eager import GradTransform
+from dqn_lightning.engines.gradient import Gradient
+from dqn_lightning.errors import UntraceableError
+
+
+class Step:
+    """Transforms the gradients and has the optimiser step.
+
+    Of an optimiser's step on a small network four fifths are Python. So it is recorded too, once
+    its settings and the transforms have stayed the same for two steps; when they change, it is
+    called until they stay again. The first repetition is compared with the optimiser's own step.
+    One that asks for numbers, as Adam does unless it is fused or capturable, is called always.
+
+    Args:
+        gradient: What is transformed, and what the optimiser's parameters show.
+        optimizer: Called, or repeated.
+        grad_transforms: Applied in order; the list may still change.
+        make_tape: Makes what steps are recorded on.
+    """
+
+    def __init__(
+        self,
+        gradient: Gradient,
+        optimizer: Optimizer,
+        grad_transforms: Sequence[GradTransform],
+        make_tape: Callable[[], Any],
+    ) -> None:
+        self._gradient = gradient
+        self._optimizer = optimizer
+        self._grad_transforms = grad_transforms
+        self._settings: Any = None  # of the step before, and of the tape
+        self._make_tape = make_tape
+        self._tape: Any = None
+        self._is_trusted = False
+        hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+        self._can_be_recorded = not any(hooks)
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether steps are repeated by now."""
+        return self._tape is not None
+
+    def __call__(self) -> None:
+        """Take the step."""
+        groups = self._optimizer.param_groups
+        if self._settings != (self._grad_transforms, groups):
+            self._settings = list(self._grad_transforms), [dict(group) for group in groups]
+            self._tape, self._is_trusted = None, False
+            self._take()
+        elif self._is_trusted:
+            self._tape()
+        elif not self._can_be_recorded:
+            self._take()
+        elif self._tape is None:
+            self._record()
+        else:
+            self._compare(self._tape)
+
+    def _take(self) -> None:
+        whole = self._gradient.vector
+        for transform in self._grad_transforms:
+            if getattr(transform, "is_joint", False):
+                (whole,) = transform([whole])
+            else:
+                parts = transform(self._gradient.parts(whole))
+                whole = torch.cat([part.flatten() for part in parts])
+        if whole is not self._gradient.vector:
+            self._gradient.vector.copy_(whole)
+        self._optimizer.step()
+
+    def _record(self) -> None:
+        tape, before = self._make_tape(), self._state()
+        try:
+            with tape:
+                self._take()
+        except UntraceableError:
+            self._can_be_recorded = False
+            _restore(before)
+            self._take()
+            return
+        tape.keep()
+        self._tape, self._is_trusted = tape, False
+
+    def _compare(self, tape: Any) -> None:
+        before = self._state()
+        tape()
+        repeated = [value for _, value in self._state()]
+        _restore(before)
+        self._take()
+        own = [value for _, value in self._state()]
+        self._is_trusted = all(map(_are_close, repeated, own))
+        if not self._is_trusted:
+            self._can_be_recorded, self._tape = False, None
+
+    def _state(self) -> list[tuple[Tensor, Tensor]]:
+        """Everything that a step changes, and copies of it."""
+        groups = self._optimizer.param_groups
+        tensors = [
+            self._gradient.vector,
+            *(p.detach() for group in groups for p in group["params"]),
+        ]
+        for state in self._optimizer.state.values():
+            tensors += [value for value in state.values() if isinstance(value, Tensor)]
+        return [(tensor, tensor.clone()) for tensor in tensors]
+
+
+def _restore(state: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor, value in state:
+        tensor.copy_(value)
+
+
+def _are_close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-7, equal_nan=True)

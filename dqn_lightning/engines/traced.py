@@ -1,0 +1,121 @@
+"""The engine for the CPU: an update from a recording."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dqn_lightning import ranks
+from dqn_lightning.engines.eager import Eager
+from dqn_lightning.engines.gradient import Gradient
+from dqn_lightning.engines.step import Step
+from dqn_lightning.engines.tape import Tape
+from dqn_lightning.errors import UntraceableError
+from dqn_lightning.losses import ObjectiveOutput
+from dqn_lightning.types import Batch
+
+
+class Traced(Eager):
+    """Does what `Eager` does, by the same operations, without what lies between them.
+
+    With a small network most of an update is not arithmetic: autograd builds its graph, modules
+    call modules, memory comes and goes, an optimiser turns to each layer in turn. So the first
+    update is recorded (see `Tape`) and repeated from then on. The second is computed in both ways,
+    and the tape is trusted only if they agree.
+
+    The objective must be a function of networks and batch alone: what else it reads in Python, it
+    reads once. What an update gives is overwritten by the next.
+
+    Raises:
+        UntraceableError: If updates cannot be recorded; nothing has changed then.
+    """
+
+    name = "traced"
+    device_type = "cpu"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._check_traceable()
+        self._gradient = Gradient(self.parameters)
+        self._step = Step(self._gradient, self.optimizer, self.grad_transforms, self.make_tape)
+        self._tape: Any = None
+        self._is_trusted = False
+        self._inputs: Batch
+        self._output: ObjectiveOutput
+
+    def update(self, batch: Batch) -> ObjectiveOutput:
+        """Take one optimiser step on a batch; gives its loss [B] and priority [B]."""
+        if self._tape is None or batch.obs.shape != self._inputs.obs.shape:
+            self._record(batch)
+        else:
+            torch._foreach_copy_(self._inputs, batch)
+            if not self._is_trusted:
+                self._compare(self._tape)
+            self._tape()
+        self._gradient.attach()  # somebody may have called `zero_grad`
+        if ranks.count() > 1:
+            self._gradient.vector.copy_(ranks.mean([self._gradient.vector])[0])
+        self._step()
+        return self._output
+
+    def _check_traceable(self) -> None:
+        layers = [*self.online.modules(), *self.target.modules()]
+        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+            raise UntraceableError("a layer has forward hooks, which are Python")
+        if self.parameters[0].device.type != self.device_type:
+            raise UntraceableError(f"{self.name} is for {self.device_type}")
+
+    def _record(self, batch: Batch) -> None:
+        self._inputs = Batch(*(tensor.clone() for tensor in batch))
+        tape, restore = self.make_tape(), self._restorer()
+        try:
+            self._warm_up()
+            restore()
+            with tape:
+                output = self._differentiate()
+        except UntraceableError:
+            restore()
+            raise
+        self._output = ObjectiveOutput(*tape.keep(*output))
+        self._tape, self._is_trusted = tape, False
+
+    def _differentiate(self) -> ObjectiveOutput:
+        output, gradients = self.differentiate(self._inputs)
+        torch.cat([gradient.flatten() for gradient in gradients], out=self._gradient.vector)
+        return output
+
+    def make_tape(self) -> Any:
+        """A tape to record on."""
+        return Tape()
+
+    def _warm_up(self) -> None:
+        """Before a recording."""
+
+    def _compare(self, tape: Any) -> None:
+        restore = self._restorer()
+        expected = [*self._differentiate(), self._gradient.vector.clone()]
+        restore()
+        tape()
+        repeated = [*self._output, self._gradient.vector]
+        restore()
+        for theirs, ours in zip(expected, repeated, strict=True):
+            if not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-6, equal_nan=True):
+                raise UntraceableError(
+                    "repeated with another batch the objective gives other numbers, so it must "
+                    "read more than networks and batch"
+                )
+        self._is_trusted = True
+
+    def _restorer(self) -> Callable[[], None]:
+        """Takes back what computing a loss changes: statistics, the generator's state."""
+        buffers = [*self.online.buffers(), *self.target.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        generators = torch.get_rng_state(), torch.cuda.get_rng_state_all()
+
+        def restore() -> None:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+            torch.set_rng_state(generators[0])
+            torch.cuda.set_rng_state_all(generators[1])
+
+        return restore
