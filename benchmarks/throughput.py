@@ -1,33 +1,60 @@
-"""Environment steps per second, beside Stable-Baselines3 at the same settings.
+"""How fast it is, beside other programs with the same algorithm and the same settings.
 
-    python -m benchmarks.throughput
+    python -m benchmarks.throughput [--part speed|update|solve|split]
 
-The settings are CleanRL's for CartPole-v1 (`dqn.py`): one environment, an MLP 4-120-84-2, batches
-of 128, one update every 10 steps, a replay of 10 000, learning from step 1 000, Adam at 2.5e-4,
-the target copied every 500 steps; on both sides Huber's loss and gradients clamped to norm 10, as
-Stable-Baselines3 always does. Epsilon is what CleanRL's ends at, 0.05, from the start, so the
-network acts almost always. Both programs run in turn, each time in a process of its own on one
-thread, and are timed after learning has started. Environment steps are counted at the environment
-itself; steps in which an environment only resets do not count.
+Without `--part` all of them, in some 40 minutes. Programs run in turn, each time in a process of
+its own; our own always on one thread, the others on one and on two, of which the faster counts.
+Start-up (imports, filling the replay, recording, the first 300 updates) is reported, not counted.
+
+- `speed`: environment steps per second on CartPole-v1 at CleanRL's settings (`dqn.py`): an MLP
+  4-120-84-2, batches of 128, one update every 10 steps, a replay of 10 000, Adam at 2.5e-4, the
+  target copied every 500 steps; epsilon is what CleanRL's ends at, 0.05, from the start, so the
+  network acts almost always. Real environment steps and updates are counted, and must be the same.
+- `update`: microseconds per update, by engine.
+- `solve`: seconds of training, and environment steps, until a greedy mean of 475 over 100 episodes.
+  Evaluations are not counted.
+- `split`: where a step's time goes.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plain_loop import (
+    BATCH,
+    CAPACITY,
+    EPSILON,
+    EVERY,
+    LEARNING_RATE,
+    LEARNING_STARTS,
+    TARGET_EVERY,
+)
 from benchmarks.spent import Spent
 
-WARM_UP = 2_000
-BATCH, EVERY, LEARNING_STARTS = 128, 10, 1_000
+WARM_UP = 4_000
+PACKAGES = (
+    "torch",
+    "lightning",
+    "gymnasium",
+    "numpy",
+    "stable-baselines3",
+    "tianshou",
+    "torchrl",
+)
+
+
+# One program, in a process of its own ------------------------------------------------------------
 
 
 class Counter:
@@ -48,54 +75,73 @@ def counted(env: Any) -> Any:
     return env
 
 
-def ours(env_steps: int, split: bool = False) -> dict[str, float]:
-    """Our program, eager, with the loggers and callbacks that the command line gives it."""
+def ours(
+    env_steps: int,
+    engine: Any = "auto",
+    num_envs: int = 1,
+    clamped: bool = False,
+    split: bool = False,
+) -> dict[str, float]:
+    """Our program, with the loggers and callbacks that the command line gives it.
+
+    With `clamped` it does what Stable-Baselines3 always does: Huber's loss, gradients clamped to
+    norm 10. Without, what CleanRL does: the squared error, and no clamping.
+    """
     import torch
     from lightning.pytorch import Callback, Trainer, seed_everything
 
     from dqn_lightning import DQNDataModule, DQNModule
     from dqn_lightning.callbacks import EpisodeLog, GradientClamp, TargetSync, Timing
     from dqn_lightning.csv_log import CSVLog
+    from dqn_lightning.losses import DQN
     from dqn_lightning.networks import MLP
 
     seed_everything(1, verbose=False)
     data = DQNDataModule(
         "CartPole-v1",
-        wrappers=[counted],
-        capacity=10_000,
+        wrappers=[counted] if num_envs == 1 else [],
+        num_envs=num_envs,
+        capacity=CAPACITY,
         batch_size=BATCH,
         learning_starts_env_steps=LEARNING_STARTS,
         train_every_env_steps=EVERY,
         total_env_steps=WARM_UP + env_steps,
-        epsilon=0.05,
+        epsilon=EPSILON,
         eval_every_env_steps=None,
     )
     module = DQNModule(
         data.obs_shape,
         data.num_actions,
         network=partial(MLP, widths=(120, 84)),
-        optimizer=partial(torch.optim.Adam, lr=2.5e-4, fused=True),
+        objective=DQN("huber" if clamped else "squared"),
+        optimizer=partial(torch.optim.Adam, lr=LEARNING_RATE, fused=True),
+        engine=engine,
     )
     marks: list[tuple[float, int, int]] = []
     spent = Spent()
+
+    def mark(trainer: Any) -> None:
+        steps = Counter.steps or trainer.datamodule.dataset.collector.counts.env_steps
+        marks.append((time.perf_counter(), steps, trainer.global_step))
 
     class Watch(Callback):
         def on_train_batch_start(
             self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
         ) -> None:
-            if pl_module.clock.env_steps != WARM_UP:
+            if pl_module.clock.env_steps // 1_000 != WARM_UP // 1_000 or marks:
                 return
-            marks.append((time.perf_counter(), Counter.steps, trainer.global_step))
+            mark(trainer)
             if split:
                 collector = trainer.datamodule.dataset.collector
                 spent.measure(collector.envs, "step", "environment")
                 spent.measure(pl_module, "_policy", "acting")
-                spent.measure(collector.replay, "write", "replay")
-                spent.measure(collector.replay, "draw", "replay")
+                spent.measure(collector.replay, "write", "replay, writing")
+                spent.measure(collector.replay, "draw", "replay, drawing")
                 spent.measure(pl_module._engine, "update", "update")
+                spent.measure(pl_module, "log_metrics", "logging")
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            marks.append((time.perf_counter(), Counter.steps, trainer.global_step))
+            mark(trainer)
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -105,8 +151,8 @@ def ours(env_steps: int, split: bool = False) -> dict[str, float]:
             log_every_n_steps=100,
             callbacks=[
                 Watch(),
-                TargetSync(every_n_env_steps=500),
-                GradientClamp(norm=10.0),
+                TargetSync(every_n_env_steps=TARGET_EVERY),
+                *([GradientClamp(norm=10.0)] if clamped else []),
                 EpisodeLog(),
                 Timing(),
             ],
@@ -124,110 +170,189 @@ def ours(env_steps: int, split: bool = False) -> dict[str, float]:
     return {**result, **spent} if split else result
 
 
-def stable_baselines3(env_steps: int) -> dict[str, float]:
-    """Stable-Baselines3's DQN."""
-    import gymnasium as gym
-    from stable_baselines3 import DQN
-    from stable_baselines3.common.callbacks import BaseCallback
+def plain_loop(env_steps: int) -> dict[str, float]:
+    from benchmarks import plain_loop
 
-    marks: list[tuple[float, int, int]] = []
-
-    class Watch(BaseCallback):
-        def _on_step(self) -> bool:
-            if self.num_timesteps == WARM_UP + 1:
-                marks.append((time.perf_counter(), Counter.steps, self.model._n_updates))
-            return True
-
-    model = DQN(
-        "MlpPolicy",
-        counted(gym.make("CartPole-v1")),
-        learning_rate=2.5e-4,
-        buffer_size=10_000,
-        learning_starts=LEARNING_STARTS,
-        batch_size=BATCH,
-        train_freq=EVERY,
-        gradient_steps=1,
-        target_update_interval=500,
-        exploration_initial_eps=0.05,
-        exploration_final_eps=0.05,
-        policy_kwargs={"net_arch": [120, 84]},
-        seed=1,
-        device="cpu",
-    )
-    model.learn(WARM_UP + env_steps, callback=Watch())
-    marks.append((time.perf_counter(), Counter.steps, model._n_updates))
-    (start, steps_then, updates_then), (end, steps, updates) = marks
-    return {
-        "seconds": end - start,
-        "env_steps": steps - steps_then + 1,  # the mark stands inside its step
-        "updates": updates - updates_then,
-    }
+    return plain_loop.train(WARM_UP, env_steps, counted)
 
 
-def in_a_process(program: str, env_steps: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.throughput", "--program", program]
-    command += ["--env-steps", str(env_steps)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return dict(json.loads(output.splitlines()[-1]))
+def peer(name: str, env_steps: int) -> dict[str, float]:
+    from benchmarks import peers
+
+    result: dict[str, float] = getattr(peers, name)(WARM_UP, env_steps, counted)
+    assert Counter.steps >= WARM_UP + env_steps, "environment steps are missing"
+    return result
 
 
-def run(program: str, env_steps: int) -> None:
+OURS: dict[str, Callable[[int], dict[str, float]]] = {
+    "dqn_lightning": ours,
+    "dqn_lightning, 16 environments": partial(ours, num_envs=16),
+    "dqn_lightning, eager": partial(ours, engine="eager"),
+    "dqn_lightning, clamped": partial(ours, clamped=True),
+}
+PEERS: dict[str, Callable[[int], dict[str, float]]] = {
+    "plain loop": plain_loop,
+    "Stable-Baselines3": partial(peer, "stable_baselines3"),
+    "tianshou": partial(peer, "tianshou"),
+    "TorchRL": partial(peer, "torchrl"),
+}
+
+
+def run(program: str, env_steps: int, threads: int) -> None:
     """One program, in this process; prints its figures as JSON."""
+    started = time.perf_counter()
     import torch
 
-    torch.set_num_threads(1)
-    if program == "stable-baselines3":
-        print(json.dumps(stable_baselines3(env_steps)))
-    else:
-        print(json.dumps(ours(env_steps, split=program == "split")))
+    torch.set_num_threads(threads)
+    function = {**OURS, **PEERS, "split": partial(ours, split=True)}[program]
+    result = function(env_steps)
+    start_up = time.perf_counter() - started - result["seconds"]
+    print(json.dumps({**result, "start_up": start_up}))
 
 
-def compare(repeats: int, env_steps: int) -> None:
-    speeds: dict[str, list[float]] = {"dqn_lightning": [], "stable-baselines3": []}
+def in_a_process(program: str, env_steps: int, threads: int = 1) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.throughput", "--program", program]
+    command += ["--env-steps", str(env_steps), "--threads", str(threads)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+# Environment steps per second --------------------------------------------------------------------
+
+
+def speed(repeats: int, env_steps: int) -> None:
+    threads = dict.fromkeys(OURS, 1)
+    for program in PEERS:  # which of one and two threads is the better
+        tried = {n: in_a_process(program, env_steps // 4, n)["seconds"] for n in (1, 2)}
+        threads[program] = min(tried, key=lambda n: tried[n])
+    speeds: dict[str, list[float]] = {program: [] for program in threads}
+    start_ups: dict[str, list[float]] = {program: [] for program in threads}
     for i in range(repeats):
-        updates = set()
         for program, values in speeds.items():
-            result = in_a_process(program, env_steps)
+            result = in_a_process(program, env_steps, threads[program])
+            assert abs(result["env_steps"] - env_steps) <= 16, result
+            assert abs(result["updates"] - env_steps / EVERY) <= 2, result
             values.append(result["env_steps"] / result["seconds"])
-            updates.add(result["updates"])
-            assert result["env_steps"] == env_steps, result
-        assert updates == {env_steps / EVERY}, f"updates differ: {updates}"
+            start_ups[program].append(result["start_up"])
         print(f"{i + 1}: " + ", ".join(f"{p} {v[-1]:,.0f}" for p, v in speeds.items()), flush=True)
-    medians = {program: statistics.median(values) for program, values in speeds.items()}
-    ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
-    print("\nenvironment steps per second, medians, one thread:")
-    for program, median in medians.items():
-        print(f"  {program:<20}{median:>8,.0f}")
-    print(
-        f"  ratio of medians {medians['dqn_lightning'] / medians['stable-baselines3']:.2f}, "
-        f"of pairs {min(ratios):.2f} to {max(ratios):.2f}"
-    )
+    print("\nenvironment steps per second, medians (threads; seconds before the measured part):")
+    for program, values in speeds.items():
+        start_up = statistics.median(start_ups[program])
+        details = f"({threads[program]}; {start_up:.1f})"
+        print(f"  {program:<32}{statistics.median(values):>8,.0f}   {details}")
+    print("\nratios: of medians (of the runs in turn, least to greatest)")
+    pairs = [
+        ("dqn_lightning", "plain loop"),
+        ("dqn_lightning, 16 environments", "plain loop"),
+        ("dqn_lightning, clamped", "Stable-Baselines3"),
+        ("dqn_lightning, eager", "plain loop"),
+        ("plain loop", "Stable-Baselines3"),
+        ("dqn_lightning", "tianshou"),
+        ("dqn_lightning", "TorchRL"),
+    ]
+    for fast, slow in pairs:
+        ratios = [a / b for a, b in zip(speeds[fast], speeds[slow], strict=True)]
+        ratio = statistics.median(speeds[fast]) / statistics.median(speeds[slow])
+        print(f"  {fast} / {slow}: {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+# Microseconds per update -------------------------------------------------------------------------
+
+
+def update(repeats: int) -> None:
+    import copy
+
+    import torch
+
+    from dqn_lightning.engines import Eager, Traced
+    from dqn_lightning.losses import DQN
+    from dqn_lightning.networks import CNN, MLP, QNetwork, ValueHead
+    from dqn_lightning.types import Batch
+
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # as training does
+    torch.set_num_threads(1)
+    networks = {
+        "MLP 4-120-84-2": (partial(MLP, widths=(120, 84)), (4,), torch.float32, 200),
+        "Nature CNN": (CNN, (4, 84, 84), torch.uint8, 3),
+    }
+    objectives = {
+        "squared": DQN("squared"),
+        "Huber": DQN(),
+        "double, Huber": DQN(double=True),
+    }
+    print("\nmicroseconds per update, medians, one thread (ratios of the runs in turn):")
+    print(f"  {'':<32}{'eager':>10}{'traced':>10}")
+    for network, (torso, shape, dtype, number) in networks.items():
+        for objective, loss in objectives.items():
+            for size in (32, 128):
+                obs, next_obs = (torch.rand(2, size, *shape) * 255).to(dtype)
+                action, ones = torch.randint(2, (size,)), torch.ones(size)
+                batch = Batch(obs, action, ones, ones * 0.99, next_obs, ones, action)
+                engines = []
+                for kind in (Eager, Traced):
+                    torch.manual_seed(0)
+                    online = QNetwork(shape, 2, torso, ValueHead)
+                    target = copy.deepcopy(online).requires_grad_(False)
+                    adam = torch.optim.Adam(online.parameters(), lr=1e-6, fused=True)
+                    engines.append(kind(online, target, loss, adam, []))
+                times: list[list[float]] = [[], []]
+                for _ in range(repeats + 1):
+                    for engine, values in zip(engines, times, strict=True):
+                        started = time.perf_counter()
+                        for _ in range(number):
+                            engine.update(batch)
+                        values.append(1e6 * (time.perf_counter() - started) / number)
+                eager, traced = (values[1:] for values in times)
+                ratios = [a / b for a, b in zip(eager, traced, strict=True)]
+                print(
+                    f"  {f'{network}, {objective}, {size}':<36}"
+                    f"{statistics.median(eager):>10,.0f}{statistics.median(traced):>10,.0f}"
+                    f"   {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                    flush=True,
+                )
+
+
+# Where the time goes -----------------------------------------------------------------------------
 
 
 def show_split(env_steps: int) -> None:
     result = in_a_process("split", env_steps)
     seconds, steps = result.pop("seconds"), int(result.pop("env_steps"))
-    result.pop("updates")
+    del result["updates"], result["start_up"]
     print("\nwhere our time goes, microseconds per environment step (timers included):")
     Spent(result).show(seconds, steps, rest="Lightning and loops")
 
 
 def main() -> None:
+    from benchmarks import solve
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=["speed", "update", "solve", "split"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--env-steps", type=int, default=50_000)
     parser.add_argument("--program", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.program:
-        run(arguments.program, arguments.env_steps)
+        run(arguments.program, arguments.env_steps, arguments.threads)
         return
-    packages = ("torch", "lightning", "gymnasium", "stable-baselines3")
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in packages)
-    )
-    compare(arguments.repeats, arguments.env_steps)
-    show_split(arguments.env_steps)
+    versions = []
+    for name in PACKAGES:
+        try:
+            versions.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            sys.exit(f"{name} is not installed: pip install -e '.[bench]'")
+    print(f"{platform.machine()}, Python {platform.python_version()}, " + ", ".join(versions))
+    parts: dict[str, Callable[[], None]] = {
+        "speed": partial(speed, arguments.repeats, arguments.env_steps),
+        "update": partial(update, arguments.repeats),
+        "split": partial(show_split, arguments.env_steps),
+        "solve": solve.compare,
+    }
+    for name, part in parts.items():
+        if arguments.part in (None, name):
+            part()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,184 @@
+"""How soon CartPole-v1 is solved: a greedy mean of 475 over 100 episodes, beside Stable-Baselines3.
+
+    python -m benchmarks.throughput --part solve
+
+Stable-Baselines3 has the settings that its zoo tuned for CartPole-v1; ours are those of
+`configs/cartpole_fast.yaml`, tuned on the seeds 100 to 104. Both are looked at every 1 000
+environment steps; that time is not counted. Seeds 1 to 10, one thread each, in turn.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SOLVED, EVERY, LIMIT, SEEDS = 475.0, 1_000, 100_000, range(1, 11)
+
+
+def greedy_mean(act: Callable[[Any], Any], episodes: int = 100) -> float:
+    """The mean return of so many episodes, played side by side."""
+    from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+
+    envs = CartPoleVectorEnv(episodes)
+    obs, _ = envs.reset(seed=10_000)
+    returns, playing = np.zeros(episodes), np.ones(episodes, bool)
+    while playing.any():
+        obs, reward, terminated, truncated, _ = envs.step(act(obs))
+        returns += playing * reward
+        playing &= ~(terminated | truncated)
+    return float(returns.mean())
+
+
+class Watch:
+    """Counts the time that is not spent on looking."""
+
+    def __init__(self) -> None:
+        self._seconds, self._since = 0.0, time.perf_counter()
+
+    def look(self, act: Callable[[Any], Any], env_steps: int) -> dict[str, float] | None:
+        """What was needed, if it is solved now."""
+        self._seconds += time.perf_counter() - self._since
+        mean = greedy_mean(act)
+        self._since = time.perf_counter()
+        if mean < SOLVED:
+            return None
+        return {"seconds": self._seconds, "env_steps": env_steps, "mean": mean}
+
+
+def ours(seed: int, *flags: str) -> dict[str, float]:
+    """The command line's program, without evaluations of its own."""
+    import lightning.pytorch as pl
+
+    from dqn_lightning import cli
+
+    found: list[dict[str, float]] = []
+
+    class Look(pl.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.watch = Watch()
+
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            solved = self.watch.look(pl_module.greedy_actions, pl_module.clock.env_steps)
+            if solved:
+                found.append(solved)
+                trainer.should_stop = True
+
+    instantiate = cli.DQNCLI.instantiate_trainer
+
+    def with_look(self: Any, **kwargs: Any) -> Any:
+        trainer = instantiate(self, **kwargs)
+        trainer.callbacks.append(Look())
+        return trainer
+
+    cli.DQNCLI.instantiate_trainer = with_look  # type: ignore[method-assign]
+    config = Path(__file__).parents[1] / "configs" / "cartpole_fast.yaml"
+    arguments = [
+        *("fit", "--config", str(config), f"--seed_everything={seed}"),
+        f"--data.rollout_env_steps={EVERY}",
+        "--data.eval_every_env_steps=null",
+        f"--data.total_env_steps={LIMIT}",
+        "--trainer.enable_checkpointing=false",
+        *flags,
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        cli.main(arguments)
+    return found[0] if found else {"seconds": float("inf"), "env_steps": LIMIT, "mean": 0.0}
+
+
+def stable_baselines3(seed: int) -> dict[str, float]:
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    found: list[dict[str, float]] = []
+
+    class Look(BaseCallback):
+        watch: Watch
+
+        def _on_training_start(self) -> None:
+            self.watch = Watch()
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps % EVERY == 0:
+                solved = self.watch.look(
+                    lambda obs: self.model.predict(obs, deterministic=True)[0], self.num_timesteps
+                )
+                if solved:
+                    found.append(solved)
+                    return False
+            return True
+
+    model = DQN(
+        "MlpPolicy",
+        "CartPole-v1",
+        learning_rate=2.3e-3,
+        batch_size=64,
+        buffer_size=100_000,
+        learning_starts=1_000,
+        gamma=0.99,
+        target_update_interval=10,
+        train_freq=256,
+        gradient_steps=128,
+        exploration_fraction=0.16 * 50_000 / LIMIT,
+        exploration_final_eps=0.04,
+        policy_kwargs={"net_arch": [256, 256]},
+        seed=seed,
+        device="cpu",
+    )
+    model.learn(LIMIT, callback=Look())
+    return found[0] if found else {"seconds": float("inf"), "env_steps": LIMIT, "mean": 0.0}
+
+
+PROGRAMS: dict[str, Callable[[int], dict[str, float]]] = {
+    "dqn_lightning": ours,
+    "Stable-Baselines3": stable_baselines3,
+}
+
+
+def compare() -> None:
+    """Print both programs' times, seed by seed."""
+    print("\nseconds (environment steps) until a greedy mean of 475 over 100 episodes, one thread:")
+    times: dict[str, list[float]] = {program: [] for program in PROGRAMS}
+    for seed in SEEDS:
+        line = f"  seed {seed:>2}"
+        for program, values in times.items():
+            command = [sys.executable, "-m", "benchmarks.solve", program, str(seed)]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            result = json.loads(output.splitlines()[-1])
+            values.append(result["seconds"])
+            line += f"   {program} {result['seconds']:6.1f} ({result['env_steps']:>6,.0f})"
+        print(line, flush=True)
+    medians = {program: statistics.median(values) for program, values in times.items()}
+    for program, values in times.items():
+        spread = f"{min(values):.1f} to {max(values):.1f}"
+        print(f"  {program:<20} median {medians[program]:6.1f}   {spread}")
+    ratio = medians["Stable-Baselines3"] / medians["dqn_lightning"]
+    print(f"  ratio of medians {ratio:.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program", choices=PROGRAMS)
+    parser.add_argument("seed", type=int)
+    arguments, flags = parser.parse_known_args()
+    torch.set_num_threads(1)
+    if arguments.program == "dqn_lightning":
+        print(json.dumps(ours(arguments.seed, *flags)))
+    else:
+        print(json.dumps(PROGRAMS[arguments.program](arguments.seed)))
+
+
+if __name__ == "__main__":
+    main()
