@@ -55,6 +55,8 @@ class DQNDataModule(LightningDataModule):
         bootstrap_terminal: Whether the value of terminal observations counts, as in MorvanZhou's
             tutorial, which forgets to leave it out.
         frame_stack: Newest observations that make up the network's input.
+        replay_on_gpu: Whether observations lie on the GPU that trains, where there is one; else
+            in the host's memory, from which batches are brought there.
         learning_starts_env_steps: No update before so many environment steps.
         train_every_env_steps: Environment steps between updates, per rank.
         updates_per_train: Updates made then.
@@ -101,6 +103,7 @@ class DQNDataModule(LightningDataModule):
         gamma: float = 0.99,
         bootstrap_terminal: bool = False,
         frame_stack: int = 1,
+        replay_on_gpu: bool = True,
         learning_starts_env_steps: int = 1_000,
         train_every_env_steps: int = 1,
         updates_per_train: int = 1,
@@ -129,6 +132,7 @@ class DQNDataModule(LightningDataModule):
         self.gamma = gamma
         self.bootstrap_terminal = bootstrap_terminal
         self.frame_stack = frame_stack
+        self.replay_on_gpu = replay_on_gpu
         self.epsilon: Schedule = Constant(epsilon) if isinstance(epsilon, (int, float)) else epsilon
         self.epsilon_ladder = epsilon_ladder
         self.eval_episodes = eval_episodes
@@ -362,12 +366,17 @@ class DQNDataModule(LightningDataModule):
         seed, rank = torch.initial_seed() if self.seed is None else self.seed, ranks.own()
         seeds = np.random.SeedSequence(seed).spawn(3 * (rank + 1))
         env_seed, actor_seed, sampler_seed = seeds[-3:]
+        assert self.trainer is not None
+        gpu = self.trainer.strategy.root_device
+        device = gpu if gpu.type == "cuda" and self.replay_on_gpu else torch.device("cpu")
         try:
-            replay = self._make_replay(self.capacity, self.num_envs, sampler_seed)
+            replay = self._make_replay(self.capacity, self.num_envs, sampler_seed, device=device)
         except RuntimeError as error:
+            on_gpu = device.type == "cuda"
+            memory = "the GPU's memory; see data.replay_on_gpu" if on_gpu else "memory"
             raise ConfigError(
                 f"data.capacity: {self.capacity:,} rows, {_readable(num_bytes)}, do not fit into "
-                "memory"
+                f"{memory}"
             ) from error
         exponents = None
         if self.epsilon_ladder:
@@ -440,6 +449,7 @@ class DQNDataModule(LightningDataModule):
         num_envs: int,
         seed: np.random.SeedSequence,
         n_step: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> ReplayBuffer:
         return ReplayBuffer(
             capacity,
@@ -452,6 +462,7 @@ class DQNDataModule(LightningDataModule):
             frame_stack=self.frame_stack,
             sampler=self.sampler,
             rng=np.random.default_rng(seed),
+            device=device,
         )
 
     def _load_observations(self, path: str) -> Tensor:

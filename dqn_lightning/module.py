@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -169,9 +169,6 @@ class DQNModule(LightningModule):
             warnings.warn(
                 "nothing updates the target network: add a TargetSync callback", stacklevel=2
             )
-        # Lightning has PyTorch ask the driver for GPUs in a way that is safe before processes fork.
-        # Every optimiser step asks, and where there is none the search takes 90 µs.
-        self._nvml_check = os.environ.pop(_NVML_CHECK, None)
         if isinstance(wrapped := self.trainer.strategy.model, DistributedDataParallel):
             wrapped.broadcast_buffers = False  # statistics are a rank's own
         for network in (self.online, self.target):
@@ -182,23 +179,34 @@ class DQNModule(LightningModule):
         if self._configured is not None:
             _change_settings(optimizer, self.lr_schedulers(), self._configured)
         self._optimizer = optimizer
-        parts = (self.online, self.target, self.objective, optimizer, self.grad_transforms)
-        self._engine = make_engine(self.engine, self.device, *parts)
-        self._policy: Act = self.greedy_actions
-        if type(self).act is DQNModule.act:
-            self._policy = greedy_policy(self.online, self.act_in_train_mode)
+        self._build()
         threads = torch.get_num_threads()
-        self._blas_threads = threadpool_limits(threads, "blas")  # numpy's
         plural = "s" if threads > 1 else ""
         rank_zero_info(f"updates: engine {self._engine.name}, {threads} thread{plural}")
 
     def on_train_end(self) -> None:
         """Put the environment back in order, and let go of what holds the parameters."""
         self._engine.close()
-        self._blas_threads.restore_original_limits()
         del self._engine, self._optimizer, self._policy
-        if self._nvml_check is not None:
-            os.environ[_NVML_CHECK] = self._nvml_check
+
+    def _build(self) -> None:
+        """Make what holds on to the networks' memory: the engine, and the policy that acts."""
+        parts = (self.online, self.target, self.objective, self._optimizer, self.grad_transforms)
+        self._engine = make_engine(self.engine, self.device, *parts)
+        self._policy: Act = self.greedy_actions
+        if type(self).act is DQNModule.act:
+            self._policy = greedy_policy(self.online, self.act_in_train_mode)
+        self._held = self._memory()
+
+    def _memory(self) -> tuple[Any, ...]:
+        """Where layers, their hooks and all their values are; different if some were exchanged."""
+        layers = [*self.online.modules(), *self.target.modules()]
+        hooks = [(id(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in layers]
+        tensors: list[Tensor] = [*self.online.parameters(), *self.target.parameters()]
+        tensors += [*self.online.buffers(), *self.target.buffers()]
+        for state in self._optimizer.state.values():
+            tensors += [value for value in state.values() if isinstance(value, Tensor)]
+        return hooks, [tensor.data_ptr() for tensor in tensors]
 
     def training_step(self, rollout: Rollout, batch_idx: int) -> None:
         """Run a rollout: one update per batch that it streams.
@@ -206,6 +214,9 @@ class DQNModule(LightningModule):
         Raises:
             NonFiniteError: If the loss is NaN or infinite when values are logged.
         """
+        if self._memory() != self._held:  # a callback has exchanged something
+            self._engine.close()
+            self._build()
         counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         scheduler: Any = self.lr_schedulers()
         device, grad_steps, told = self.device, self.global_step, self._told
@@ -213,7 +224,7 @@ class DQNModule(LightningModule):
         policy = self._policy
         if self.act_in_train_mode and ranks.count() == 1:  # ranks meet at updates only
             policy = partial(self._notify_and_act, rollout)
-        with _fresh_autocast():
+        with _fresh_autocast(), _little_overhead():
             for batch in rollout(policy):
                 if rollout.due != told:  # the environments have stepped on
                     self._notify(Clock(rollout.due - 1, rollout.episodes_before_step, grad_steps))
@@ -229,6 +240,7 @@ class DQNModule(LightningModule):
                     self._log_means(rollout)
                 if grad_steps == self.trainer.max_steps:
                     break
+        self._held = self._memory()  # the first update makes the optimiser's state
         self._told = told
         self.clock = Clock(*rollout.counts, grad_steps)
         # So what Lightning itself logs, as LearningRateMonitor does, has environment steps as its x
@@ -429,6 +441,27 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cuda":
         batch = Batch(*(tensor.pin_memory() for tensor in batch))
     return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+
+@contextmanager
+def _little_overhead() -> Iterator[None]:
+    """Have numpy take no more threads than PyTorch, and optimisers look for no GPU.
+
+    Lightning has PyTorch ask the driver for GPUs in a way that is safe before processes fork. Every
+    optimiser step asks, and where there is none the search takes 90 µs.
+    """
+    check = os.environ.pop(_NVML_CHECK, None)
+    try:
+        with _thread_pools().limit(limits=torch.get_num_threads(), user_api="blas"):
+            yield
+    finally:
+        if check is not None:
+            os.environ[_NVML_CHECK] = check
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """The module in a real Trainer: order of calls, independence of rollouts, Lightning's features."""
 
+import copy
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -233,6 +235,72 @@ def test_a_run_is_the_same_with_every_engine(sync: dict[str, Any]) -> None:
         assert (our_updates, ran) == (updates, {"traced"})
         assert equal(ours, expected)
         assert our_rows == rows
+
+
+class Exchange(Callback):
+    """Does to the module, between rollouts, what callbacks for other purposes do."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.done = False
+        self.seen = 0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: DQNModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step < 60 or self.done:
+            return
+        self.done = True
+        network, optimizer = pl_module.online, trainer.optimizers[0]
+        if self.what == "memory":
+            for parameter in network.parameters():
+                parameter.data = 0.5 * parameter.data
+        if self.what == "target":
+            values = {name: 0.5 * value for name, value in network.state_dict().items()}
+            pl_module.target.load_state_dict(values, assign=True)
+        if self.what == "state":
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            for state in optimizer.state.values():
+                state["exp_avg"] = torch.zeros_like(state["exp_avg"])
+        if self.what == "hook":
+            network.torso.register_forward_hook(self.look)
+        if self.what == "copy":
+            copy.deepcopy(pl_module.online)
+
+    def look(self, *_: Any) -> None:
+        self.seen += 1
+
+
+@pytest.mark.filterwarnings("ignore:model.engine")
+@pytest.mark.parametrize("what", ["memory", "target", "state", "hook", "copy"])
+def test_engines_notice_what_callbacks_exchange(what: str) -> None:
+    def run(engine: str) -> tuple[Any, ...]:
+        adam = partial(torch.optim.Adam, lr=1e-2, fused=True)
+        settings = {"engine": engine, "optimizer": adam}
+        # The network acts in every step: by memory that is no more, it would act otherwise.
+        module, data = make(module=settings, rollout_env_steps=10, epsilon=0.0)
+        exchange = Exchange(what)
+        train(module, data, exchange)
+        assert exchange.done
+        return weights(module), exchange.seen > 100
+
+    expected, seen = run("eager")
+    ours, our_seen = run("auto")
+    assert equal(ours, expected)
+    assert seen == our_seen == (what == "hook")
+
+
+def test_what_training_changes_in_the_process_is_put_back() -> None:
+    class Fails(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            raise RuntimeError("enough")
+
+    before = dict(os.environ)
+    module, data = make()
+    with pytest.raises(RuntimeError, match="enough"):
+        train(module, data, Fails())
+    assert dict(os.environ) == before
+    copy.deepcopy(module.state_dict())
 
 
 def test_an_engine_that_cannot_be_is_refused() -> None:

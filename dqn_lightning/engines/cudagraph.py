@@ -29,7 +29,6 @@ class CUDAGraph(Traced):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._were_capturable = [group.get("capturable") for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             if "capturable" in group:
                 group["capturable"] = True
@@ -39,11 +38,9 @@ class CUDAGraph(Traced):
 
     def close(self) -> None:
         """Give the networks and the optimiser back as they were."""
-        for group, capturable in zip(
-            self.optimizer.param_groups, self._were_capturable, strict=True
-        ):
+        for group in self.optimizer.param_groups:
             if "capturable" in group:
-                group["capturable"] = capturable
+                group["capturable"] = self.optimizer.defaults["capturable"]
 
     def make_tape(self) -> Any:
         """A graph to capture into."""

@@ -22,13 +22,12 @@ class Gradient:
         self._parameters = parameters
         self._sizes = [parameter.numel() for parameter in parameters]
         self.vector = parameters[0].detach().new_zeros(sum(self._sizes))
-        self.attach()
+        self._views = self.parts(self.vector)
 
     def attach(self) -> None:
-        """Have the parameters show their gradients, unless they do."""
-        if self._parameters[0].grad is None or self._parameters[-1].grad is None:
-            for parameter, part in zip(self._parameters, self.parts(self.vector), strict=True):
-                parameter.grad = part
+        """Have the parameters show their gradients, whatever they were given meanwhile."""
+        for parameter, view in zip(self._parameters, self._views, strict=True):
+            parameter.grad = view
 
     def parts(self, vector: Tensor) -> list[Tensor]:
         """Views of a vector, in the shapes of the parameters."""

@@ -58,7 +58,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation and write it down."""
-        if _ASKS_FOR_VALUES.intersection(func.tags):
+        if _ASKS_FOR_VALUES.intersection(func.tags) and not _is_by_numbers(func, args):
             raise UntraceableError(f"{func} gives Python what depends on numbers")
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
@@ -92,6 +92,12 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with torch.inference_mode():
             for call in self._calls:
                 call()
+
+
+def _is_by_numbers(func: Any, args: Any) -> bool:
+    """Whether this is indexing by integers: the shape of what it gives is known."""
+    masks = (torch.bool, torch.uint8)
+    return func is aten.index.Tensor and all(t.dtype not in masks for t in _tensors(args[1]))
 
 
 class _Record(NamedTuple):

@@ -8,11 +8,14 @@ import torch
 from dqn_lightning import ranks
 from dqn_lightning.engines.eager import Eager
 from dqn_lightning.engines.gradient import Gradient
-from dqn_lightning.engines.step import Step
+from dqn_lightning.engines.step import Step, agree
 from dqn_lightning.engines.tape import Tape
 from dqn_lightning.errors import UntraceableError
 from dqn_lightning.losses import ObjectiveOutput
 from dqn_lightning.types import Batch
+
+_FAILURES = (NotImplementedError, RuntimeError, UntraceableError, ValueError)
+"""What operations raise that a tape cannot hold, sparse ones for example."""
 
 
 class Traced(Eager):
@@ -52,7 +55,7 @@ class Traced(Eager):
             if not self._is_trusted:
                 self._compare(self._tape)
             self._tape()
-        self._gradient.attach()  # somebody may have called `zero_grad`
+        self._gradient.attach()
         if ranks.count() > 1:
             self._gradient.vector.copy_(ranks.mean([self._gradient.vector])[0])
         self._step()
@@ -64,6 +67,8 @@ class Traced(Eager):
             raise UntraceableError("a layer has forward hooks, which are Python")
         if self.parameters[0].device.type != self.device_type:
             raise UntraceableError(f"{self.name} is for {self.device_type}")
+        if len({parameter.dtype for parameter in self.parameters}) > 1:
+            raise UntraceableError("parameters are of several dtypes")
 
     def _record(self, batch: Batch) -> None:
         self._inputs = Batch(*(tensor.clone() for tensor in batch))
@@ -73,10 +78,10 @@ class Traced(Eager):
             restore()
             with tape:
                 output = self._differentiate()
-        except UntraceableError:
+            self._output = ObjectiveOutput(*tape.keep(*output))
+        except _FAILURES as error:
             restore()
-            raise
-        self._output = ObjectiveOutput(*tape.keep(*output))
+            raise _untraceable(error) from error
         self._tape, self._is_trusted = tape, False
 
     def _differentiate(self) -> ObjectiveOutput:
@@ -95,11 +100,15 @@ class Traced(Eager):
         restore = self._restorer()
         expected = [*self._differentiate(), self._gradient.vector.clone()]
         restore()
-        tape()
-        repeated = [*self._output, self._gradient.vector]
-        restore()
+        try:
+            tape()
+        except _FAILURES as error:
+            raise _untraceable(error) from error
+        finally:
+            repeated = [*self._output, self._gradient.vector]
+            restore()
         for theirs, ours in zip(expected, repeated, strict=True):
-            if not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-6, equal_nan=True):
+            if not agree(theirs, ours):
                 raise UntraceableError(
                     "repeated with another batch the objective gives other numbers, so it must "
                     "read more than networks and batch"
@@ -110,12 +119,21 @@ class Traced(Eager):
         """Takes back what computing a loss changes: statistics, the generator's state."""
         buffers = [*self.online.buffers(), *self.target.buffers()]
         before = [buffer.clone() for buffer in buffers]
-        generators = torch.get_rng_state(), torch.cuda.get_rng_state_all()
+        device = self.parameters[0].device
+        on_host = torch.get_rng_state()
+        on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
         def restore() -> None:
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
-            torch.set_rng_state(generators[0])
-            torch.cuda.set_rng_state_all(generators[1])
+            torch.set_rng_state(on_host)
+            if on_device is not None:
+                torch.cuda.set_rng_state(on_device, device)
 
         return restore
+
+
+def _untraceable(error: Exception) -> UntraceableError:
+    if isinstance(error, UntraceableError):
+        return error
+    return UntraceableError(f"{type(error).__name__}: {error}".splitlines()[0])

@@ -181,6 +181,59 @@ def test_batches_may_change_their_size() -> None:
     assert all(map(torch.equal, *results))
 
 
+def by_index(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
+    """A common way to write it: by a tensor of integers."""
+    chosen = online(batch.obs).q_values[torch.arange(len(batch.action)), batch.action]
+    with torch.no_grad():
+        best = target(batch.next_obs).q_values.amax(1)
+    error = batch.reward + batch.discount * best - chosen
+    return ObjectiveOutput(error**2, error.detach().abs())
+
+
+def test_indexing_by_integers_is_recorded() -> None:
+    weights, wanted = assert_as_eager(objective=by_index)
+    assert torch.equal(weights, wanted)
+
+
+def test_gradients_of_a_users_own_do_no_harm() -> None:
+    results = []
+    for kind in (Eager, Traced):
+        subject = engine(kind)
+        for i, batch in enumerate(batches(number=30)):
+            if i in (3, 17):  # as who logs the gradient of something
+                subject.online.zero_grad()
+                subject.online(batch.obs).q_values.sum().backward()
+            subject.update(batch)
+        results.append(state(subject.online))
+    assert torch.equal(*results)
+
+
+class Counting(torch.optim.SGD):
+    """Keeps a number in Python, and does something by it."""
+
+    def step(self, closure: Any = None) -> Any:
+        result = super().step(closure)
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls % 5 == 0:
+            with torch.no_grad():
+                for parameter in self.param_groups[0]["params"]:
+                    parameter.mul_(0.9)
+        return result
+
+
+def test_optimizers_that_count_in_python_are_called() -> None:
+    OPTIMIZERS["counting"] = partial(Counting, lr=1e-2)
+    weights, wanted = assert_as_eager(optimizer="counting")
+    assert torch.equal(weights, wanted)
+
+
+def test_hooks_of_the_optimizer_are_called() -> None:
+    subject, calls = engine(Traced), []
+    subject.optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    learn(subject, batches(number=10))
+    assert len(calls) == 10
+
+
 def test_parameters_show_their_gradients() -> None:
     subjects = [engine(kind, transforms="norm") for kind in (Eager, Traced)]
     for batch in batches(number=6):
@@ -240,6 +293,50 @@ def by_numpy(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
     output = DQN()(online, target, batch)
     scale = float(np.abs(batch.reward.numpy()).max())
     return output._replace(loss=output.loss * scale)
+
+
+class Annealed:
+    """Reads a number of its own, which hardly changes."""
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+
+    def __call__(self, online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
+        self.scale *= 0.99995
+        output = DQN()(online, target, batch)
+        return output._replace(loss=output.loss * self.scale)
+
+
+def test_an_objective_that_anneals_is_noticed() -> None:
+    with pytest.raises(UntraceableError, match="read more than networks and batch"):
+        learn(engine(Traced, objective=Annealed()), batches(number=3))
+
+
+@pytest.mark.parametrize(
+    "layer", [partial(nn.LSTM, batch_first=True), partial(nn.Embedding, sparse=True)]
+)
+def test_layers_with_operations_of_another_kind_learn_all_the_same(layer: Any) -> None:
+    class Torso(nn.Module):
+        def __init__(self, obs_shape: Any) -> None:
+            super().__init__()
+            self.layer = layer(4, 8)
+
+        def forward(self, obs: Tensor) -> Tensor:
+            if isinstance(self.layer, nn.LSTM):
+                return self.layer(obs[:, None])[0][:, -1]
+            return self.layer((obs > 0).long()).flatten(1)
+
+    NETWORKS["other"] = (Torso, (4,), torch.float32)
+    eager = engine(Eager, network="other", optimizer="sgd")
+    automatic = engine(
+        partial(make_engine, "auto", torch.device("cpu")), network="other", optimizer="sgd"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for batch in batches(number=10):
+            eager.update(batch)
+            automatic.update(batch)
+    assert torch.equal(state(automatic._engine.online), state(eager.online))
 
 
 @pytest.mark.parametrize(
