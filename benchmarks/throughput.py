@@ -80,12 +80,14 @@ def ours(
     engine: Any = "auto",
     num_envs: int = 1,
     clamped: bool = False,
+    pictures: bool = False,
     split: bool = False,
 ) -> dict[str, float]:
     """Our program, with the loggers and callbacks that the command line gives it.
 
     With `clamped` it does what Stable-Baselines3 always does: Huber's loss, gradients clamped to
-    norm 10. Without, what CleanRL does: the squared error, and no clamping.
+    norm 10. Without, what CleanRL does: the squared error, and no clamping. With `pictures` it
+    trains the Nature CNN on stacks of four, 32 of them every 4 steps, from steps that cost nothing.
     """
     import torch
     from lightning.pytorch import Callback, Trainer, seed_everything
@@ -94,17 +96,18 @@ def ours(
     from dqn_lightning.callbacks import EpisodeLog, GradientClamp, TargetSync, Timing
     from dqn_lightning.csv_log import CSVLog
     from dqn_lightning.losses import DQN
-    from dqn_lightning.networks import MLP
+    from dqn_lightning.networks import CNN, MLP
 
     seed_everything(1, verbose=False)
     data = DQNDataModule(
-        "CartPole-v1",
+        "benchmarks.pictures:Pictures-v0" if pictures else "CartPole-v1",
+        frame_stack=4 if pictures else 1,
         wrappers=[counted] if num_envs == 1 else [],
         num_envs=num_envs,
         capacity=CAPACITY,
-        batch_size=BATCH,
-        learning_starts_env_steps=LEARNING_STARTS,
-        train_every_env_steps=EVERY,
+        batch_size=32 if pictures else BATCH,
+        learning_starts_env_steps=WARM_UP - 100 if pictures else LEARNING_STARTS,
+        train_every_env_steps=4 if pictures else EVERY,
         total_env_steps=WARM_UP + env_steps,
         epsilon=EPSILON,
         eval_every_env_steps=None,
@@ -112,7 +115,7 @@ def ours(
     module = DQNModule(
         data.obs_shape,
         data.num_actions,
-        network=partial(MLP, widths=(120, 84)),
+        network=CNN if pictures else partial(MLP, widths=(120, 84)),
         objective=DQN("huber" if clamped else "squared"),
         optimizer=partial(torch.optim.Adam, lr=LEARNING_RATE, fused=True),
         engine=engine,
@@ -197,6 +200,12 @@ PEERS: dict[str, Callable[[int], dict[str, float]]] = {
     "TorchRL": partial(peer, "torchrl"),
 }
 
+SPLITS: dict[str, Callable[[int], dict[str, float]]] = {
+    "split": partial(ours, split=True),
+    "split, 16 environments": partial(ours, num_envs=16, split=True),
+    "split, Nature CNN": partial(ours, pictures=True, split=True),
+}
+
 
 def run(program: str, env_steps: int, threads: int) -> None:
     """One program, in this process; prints its figures as JSON."""
@@ -204,7 +213,7 @@ def run(program: str, env_steps: int, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    function = {**OURS, **PEERS, "split": partial(ours, split=True)}[program]
+    function = {**OURS, **PEERS, **SPLITS}[program]
     result = function(env_steps)
     start_up = time.perf_counter() - started - result["seconds"]
     print(json.dumps({**result, "start_up": start_up}))
@@ -255,6 +264,26 @@ def speed(repeats: int, env_steps: int) -> None:
         ratios = [a / b for a, b in zip(speeds[fast], speeds[slow], strict=True)]
         ratio = statistics.median(speeds[fast]) / statistics.median(speeds[slow])
         print(f"  {fast} / {slow}: {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    draw(speeds)
+
+
+def draw(speeds: dict[str, list[float]]) -> None:
+    """The medians as bars, each run as a dot, in `throughput.png` beside this file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    programs = list(speeds)[::-1]
+    colours = ["#0072B2" if program in OURS else "#999999" for program in programs]
+    medians = [statistics.median(speeds[program]) for program in programs]
+    axes.barh(programs, medians, color=colours)
+    for i, program in enumerate(programs):
+        axes.plot(speeds[program], [i] * len(speeds[program]), "k.", markersize=3)
+        axes.text(medians[i], i, f"  {medians[i]:,.0f}", va="center")
+    axes.set_xlabel("environment steps per second, CartPole-v1, one update of 128 per 10 steps")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(0, 1.15 * max(map(max, speeds.values())))
+    figure.savefig(Path(__file__).with_suffix(".png"), dpi=130)
 
 
 # Microseconds per update -------------------------------------------------------------------------
@@ -317,11 +346,13 @@ def update(repeats: int) -> None:
 
 
 def show_split(env_steps: int) -> None:
-    result = in_a_process("split", env_steps)
-    seconds, steps = result.pop("seconds"), int(result.pop("env_steps"))
-    del result["updates"], result["start_up"]
-    print("\nwhere our time goes, microseconds per environment step (timers included):")
-    Spent(result).show(seconds, steps, rest="Lightning and loops")
+    for program in SPLITS:
+        cnn = program.endswith("CNN")
+        result = in_a_process(program, env_steps // 50 if cnn else env_steps, 2 if cnn else 1)
+        seconds, steps = result.pop("seconds"), int(result.pop("env_steps"))
+        del result["updates"], result["start_up"]
+        print(f"\n{program}: microseconds per environment step (timers included)")
+        Spent(result).show(seconds, steps, rest="Lightning and loops")
 
 
 def main() -> None:
