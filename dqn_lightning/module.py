@@ -159,6 +159,11 @@ class DQNModule(LightningModule):
         strategy: Any = self.trainer.strategy
         if getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
             raise ConfigError("trainer.sync_batchnorm: PyTorch has it for GPUs only")
+        wanted = {"traced": "cpu", "cudagraph": "cuda"}.get(self.engine)
+        if wanted not in (None, device := strategy.root_device.type):
+            raise ConfigError(
+                f"model.engine: {self.engine} is for {wanted}, not {device}; use auto"
+            )
         # Evaluations are gathered before they are logged: all ranks log the same values.
         warnings.filterwarnings("ignore", r".*`self.log\('(eval|test)/.*sync_dist=True.*")
 

@@ -382,6 +382,7 @@ def test_a_checkpoints_own_config_is_taken_and_flags_win(run: Path) -> None:
         (["--data.capacity=1000000000000"], r"data\.capacity: .* 35 TB, do not fit"),
         (["--ckpt_path=."], r"ckpt_path: \. is a folder; name a file in it"),
         (["--run_name=../out"], r"run_name: must be a plain name"),
+        (["--model.engine=cudagraph"], r"model\.engine: cudagraph is for cuda, not cpu; use auto"),
         (["--trainer.strategy=ddp_spawn"], r"trainer\.strategy: ddp_spawn is for notebooks"),
     ],
 )
