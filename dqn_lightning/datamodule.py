@@ -27,6 +27,7 @@ from dqn_lightning.evaluation import Evaluation
 from dqn_lightning.replay import ReplayBuffer, Sampler, Storage, Uniform
 from dqn_lightning.schedules import Constant, Schedule
 
+_CPU = torch.device("cpu")
 _MAX_EVAL_ENVS = 20
 
 
@@ -220,8 +221,11 @@ class DQNDataModule(LightningDataModule):
                 f"no update will be made: data.total_env_steps is {rhythm.total_env_steps:,}, the "
                 f"first update is due at environment step {rhythm.update_due_at(0):,}"
             )
+        device = self.trainer.strategy.root_device
+        if device.type != "cuda" or not self.replay_on_gpu:
+            device = _CPU
         self.dataset = ReplayDataset(
-            self._make_collector(), rhythm, lambda: self._stopped, self._end_training
+            self._make_collector(device), rhythm, lambda: self._stopped, self._end_training
         )
         if num_ranks > 1:
             self._differ_from_other_ranks()
@@ -360,15 +364,12 @@ class DQNDataModule(LightningDataModule):
 
     # Parts --------------------------------------------------------------------------------------
 
-    def _make_collector(self) -> Collector:
+    def _make_collector(self, device: torch.device = _CPU) -> Collector:
         num_bytes = Storage.num_bytes(self.capacity, self._frame_shape, self._frame_dtype)
         rank_zero_info(f"replay: {self.capacity:,} rows, {_readable(num_bytes)}")
         seed, rank = torch.initial_seed() if self.seed is None else self.seed, ranks.own()
         seeds = np.random.SeedSequence(seed).spawn(3 * (rank + 1))
         env_seed, actor_seed, sampler_seed = seeds[-3:]
-        assert self.trainer is not None
-        gpu = self.trainer.strategy.root_device
-        device = gpu if gpu.type == "cuda" and self.replay_on_gpu else torch.device("cpu")
         try:
             replay = self._make_replay(self.capacity, self.num_envs, sampler_seed, device=device)
         except RuntimeError as error:
