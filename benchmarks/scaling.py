@@ -18,13 +18,13 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from benchmarks.processes import last_line
 from benchmarks.spent import Spent
 
 TASKS = {"small network": 2_000, "Nature CNN": 60}  # updates that are timed
@@ -148,9 +148,7 @@ def in_ranks(task: str, num_ranks: int, accelerator: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(num_ranks), "-m", "benchmarks.scaling"]
     command += ["--task", task, "--accelerator", accelerator]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    result: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return result
+    return last_line(command)
 
 
 def show(task: str, runs: dict[int, list[dict[str, Any]]]) -> None:

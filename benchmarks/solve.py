@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback
+
+from benchmarks.processes import last_line
 
 SOLVED, EVERY, LIMIT, SEEDS = 475.0, 1_000, 100_000, range(1, 11)
 
@@ -55,37 +57,30 @@ class Watch:
         return {"seconds": self._seconds, "env_steps": env_steps, "mean": mean}
 
 
+class Look(Callback):
+    """Looks after every rollout, and ends training when it is solved."""
+
+    solved: dict[str, float] | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._watch = Watch()
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        Look.solved = self._watch.look(pl_module.greedy_actions, pl_module.clock.env_steps)
+        trainer.should_stop = trainer.should_stop or Look.solved is not None
+
+
 def ours(seed: int, *flags: str) -> dict[str, float]:
     """The command line's program, without evaluations of its own."""
-    import lightning.pytorch as pl
+    from benchmarks.solve import Look  # the one that the command line finds by this name
+    from dqn_lightning.cli import main
 
-    from dqn_lightning import cli
-
-    found: list[dict[str, float]] = []
-
-    class Look(pl.Callback):
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            self.watch = Watch()
-
-        def on_train_batch_end(
-            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-        ) -> None:
-            solved = self.watch.look(pl_module.greedy_actions, pl_module.clock.env_steps)
-            if solved:
-                found.append(solved)
-                trainer.should_stop = True
-
-    instantiate = cli.DQNCLI.instantiate_trainer
-
-    def with_look(self: Any, **kwargs: Any) -> Any:
-        trainer = instantiate(self, **kwargs)
-        trainer.callbacks.append(Look())
-        return trainer
-
-    cli.DQNCLI.instantiate_trainer = with_look  # type: ignore[method-assign]
     config = Path(__file__).parents[1] / "configs" / "cartpole_fast.yaml"
     arguments = [
         *("fit", "--config", str(config), f"--seed_everything={seed}"),
+        "--trainer.callbacks+=benchmarks.solve.Look",
         f"--data.rollout_env_steps={EVERY}",
         "--data.eval_every_env_steps=null",
         f"--data.total_env_steps={LIMIT}",
@@ -94,8 +89,8 @@ def ours(seed: int, *flags: str) -> dict[str, float]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        cli.main(arguments)
-    return found[0] if found else {"seconds": float("inf"), "env_steps": LIMIT, "mean": 0.0}
+        main(arguments)
+    return Look.solved or {"seconds": float("inf"), "env_steps": LIMIT, "mean": 0.0}
 
 
 def stable_baselines3(seed: int) -> dict[str, float]:
@@ -155,8 +150,7 @@ def compare() -> None:
         line = f"  seed {seed:>2}"
         for program, values in times.items():
             command = [sys.executable, "-m", "benchmarks.solve", program, str(seed)]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            result = json.loads(output.splitlines()[-1])
+            result = last_line(command)
             values.append(result["seconds"])
             line += f"   {program} {result['seconds']:6.1f} ({result['env_steps']:>6,.0f})"
         print(line, flush=True)

@@ -21,7 +21,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +39,7 @@ from benchmarks.plain_loop import (
     LEARNING_STARTS,
     TARGET_EVERY,
 )
+from benchmarks.processes import last_line
 from benchmarks.spent import Spent
 
 WARM_UP = 4_000
@@ -223,8 +223,7 @@ def in_a_process(program: str, env_steps: int, threads: int = 1) -> dict[str, fl
     command = [sys.executable, "-m", "benchmarks.throughput", "--program", program]
     command += ["--env-steps", str(env_steps), "--threads", str(threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return last_line(command, env=environment)
 
 
 # Environment steps per second --------------------------------------------------------------------

@@ -25,5 +25,5 @@ class UntraceableError(ConfigError):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"model.engine: {reason}; with auto or eager it works")
+        super().__init__(f"model.engine: {reason}; use auto")
         self.reason = reason

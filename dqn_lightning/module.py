@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dqn_lightning import ranks
 from dqn_lightning.dataset import Rollout
-from dqn_lightning.engines import EngineName, GradTransform, make_engine
+from dqn_lightning.engines import EngineName, GradTransform, check_device, make_engine
 from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.evaluation import Evaluation, Summary, summarize
 from dqn_lightning.losses import DQN, Objective, ObjectiveOutput
@@ -159,11 +159,7 @@ class DQNModule(LightningModule):
         strategy: Any = self.trainer.strategy
         if getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
             raise ConfigError("trainer.sync_batchnorm: PyTorch has it for GPUs only")
-        wanted = {"traced": "cpu", "cudagraph": "cuda"}.get(self.engine)
-        if wanted not in (None, device := strategy.root_device.type):
-            raise ConfigError(
-                f"model.engine: {self.engine} is for {wanted}, not {device}; use auto"
-            )
+        check_device(self.engine, strategy.root_device)
         # Evaluations are gathered before they are logged: all ranks log the same values.
         warnings.filterwarnings("ignore", r".*`self.log\('(eval|test)/.*sync_dist=True.*")
 

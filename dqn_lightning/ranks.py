@@ -27,10 +27,16 @@ def mean(tensors: Sequence[Tensor]) -> list[Tensor]:
     if not _several():
         return list(tensors)
     flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= count()
+    mean_(flat)
     parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
+
+
+def mean_(tensor: Tensor) -> None:
+    """Put the mean over ranks in the place of a tensor, equal on all ranks."""
+    if _several():
+        dist.all_reduce(tensor)
+        tensor /= count()
 
 
 def total(*values: int) -> list[int]:

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from dqn_lightning import files, ranks
 from dqn_lightning.callbacks.full_state import FullState
+from dqn_lightning.callbacks.run_folder import folder_of_run
 from dqn_lightning.dataset import Rollout
 from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.module import DQNModule
@@ -68,8 +69,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Start the periods; forget the best of a run that went on under another name."""
-        folder = trainer.log_dir  # a collective
-        self._folder = None if folder is None or trainer.fast_dev_run else Path(folder)
+        self._folder = folder_of_run(trainer)
         if self._folder is None or not ranks.of_first((self._folder / "best.ckpt").exists()):
             self.best = self.best_env_steps = None
         self._saved_at: Clock | None = None  # where the run stood in last.ckpt

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from dqn_lightning.callbacks.run_folder import folder_of_run
 from dqn_lightning.dataset import Rollout
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
@@ -52,8 +53,7 @@ class EpisodeLog(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Give training a start before the first drawing, which takes a third of a second."""
         self._next_drawing = time.monotonic() + _FIRST_DRAWING_S
-        folder = trainer.log_dir  # a collective
-        self._folder = None if folder is None or trainer.fast_dev_run else Path(folder)
+        self._folder = folder_of_run(trainer)
         if self.live and trainer.is_global_zero and not trainer.fast_dev_run:
             self._open_window()
 

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from dqn_lightning import files, ranks
+from dqn_lightning.callbacks.run_folder import folder_of_run
 from dqn_lightning.csv_log import CSVLog
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.errors import ConfigError
@@ -226,8 +227,7 @@ class FullState(Callback):
             for log, state in zip(logs, self._tables, strict=False):
                 log.load_state_dict(state)
         self._state = self._tables = None
-        folder = trainer.log_dir  # a collective
-        self._run = None if folder is None or trainer.fast_dev_run else Path(folder)
+        self._run = folder_of_run(trainer)
         if self._run is None:
             return
         files.remove_unfinished(_state_folder(self._run, ranks.own()), "*")

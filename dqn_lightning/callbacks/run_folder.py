@@ -12,6 +12,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from dqn_lightning.csv_log import CSVLog
 
 
+def folder_of_run(trainer: Trainer) -> Path | None:
+    """Where callbacks write, if they do; all ranks must ask, for Lightning sends it around."""
+    folder = trainer.log_dir
+    return None if folder is None or trainer.fast_dev_run else Path(folder)
+
+
 class RunFolder(Callback):
     """Gives the run its folder, and the trainer the loggers that write into it.
 

@@ -1,6 +1,6 @@
 """Engines: how an update is executed. One interface, the same numbers."""
 
-from dqn_lightning.engines.choice import Automatic, Engine, EngineName, make_engine
+from dqn_lightning.engines.choice import Automatic, Engine, EngineName, check_device, make_engine
 from dqn_lightning.engines.cudagraph import CUDAGraph
 from dqn_lightning.engines.eager import Eager, GradTransform, joint
 from dqn_lightning.engines.traced import Traced
@@ -13,6 +13,7 @@ __all__ = [
     "EngineName",
     "GradTransform",
     "Traced",
+    "check_device",
     "joint",
     "make_engine",
 ]

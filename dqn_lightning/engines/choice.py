@@ -39,15 +39,21 @@ def make_engine(name: EngineName, device: torch.device, *parts: Any) -> Engine:
     if name == "auto":
         fastest = _FASTEST.get(device.type, Eager)
         return Automatic(partial(fastest, *parts), partial(Eager, *parts))
-    return _ENGINES[name](*parts)
+    return _FAST.get(name, Eager)(*parts)
 
 
-_ENGINES: dict[str, Callable[..., Engine]] = {
-    "eager": Eager,
-    "traced": Traced,
-    "cudagraph": CUDAGraph,
-}
-_FASTEST: dict[str, Callable[..., Engine]] = {"cpu": Traced, "cuda": CUDAGraph}
+def check_device(name: EngineName, device: torch.device) -> None:
+    """Refuse an engine that is for another type of device.
+
+    Raises:
+        UntraceableError: If it is.
+    """
+    if name in _FAST:
+        _FAST[name].check_device(device)
+
+
+_FAST: dict[str, type[Traced]] = {kind.name: kind for kind in (Traced, CUDAGraph)}
+_FASTEST: dict[str, type[Eager]] = {kind.device_type: kind for kind in _FAST.values()}
 
 
 class Automatic:

@@ -47,7 +47,7 @@ class CUDAGraph(Traced):
         return _Graph()
 
     def _warm_up(self) -> None:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped there
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):

@@ -23,7 +23,7 @@ def joint(transform: _Transform) -> _Transform:
 
     Engines that have the gradients as one vector then pass it that one.
     """
-    transform.is_joint = True  # type: ignore[attr-defined]
+    transform.is_joint = True  # type: ignore[attr-defined]  # functions may have any
     return transform
 
 

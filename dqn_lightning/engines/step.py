@@ -1,6 +1,6 @@
 """What follows the gradients: transforms and the optimiser's step, from a tape if possible."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -45,11 +45,6 @@ class Step:
         self._is_trusted = False
         self._can_be_recorded = True
 
-    @property
-    def is_recorded(self) -> bool:
-        """Whether steps are repeated by now."""
-        return self._tape is not None
-
     def __call__(self) -> None:
         """Take the step."""
         groups = self._optimizer.param_groups
@@ -89,7 +84,7 @@ class Step:
             tape.keep()
         except (RuntimeError, UntraceableError):
             self._can_be_recorded = False
-            _restore(before)
+            take_back(before)
             self._take()
             return
         if self._counts() != counted:  # it counts in Python
@@ -101,7 +96,7 @@ class Step:
         before = self._state()
         tape()
         repeated = [value for _, value in self._state()]
-        _restore(before)
+        take_back(before)
         self._take()
         own = [value for _, value in self._state()]
         self._is_trusted = all(map(agree, repeated, own))
@@ -114,7 +109,7 @@ class Step:
         return [v for values in kept for v in values.values() if isinstance(v, (int, float))]
 
     def _state(self) -> list[tuple[Tensor, Tensor]]:
-        """Everything that a step changes, and copies of it."""
+        """A snapshot of everything that a step changes."""
         groups = self._optimizer.param_groups
         tensors = [
             self._gradient.vector,
@@ -122,11 +117,17 @@ class Step:
         ]
         for state in self._optimizer.state.values():
             tensors += [value for value in state.values() if isinstance(value, Tensor)]
-        return [(tensor, tensor.clone()) for tensor in tensors]
+        return snapshot(tensors)
 
 
-def _restore(state: list[tuple[Tensor, Tensor]]) -> None:
-    for tensor, value in state:
+def snapshot(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Tensors, and copies of what they hold."""
+    return [(tensor, tensor.clone()) for tensor in tensors]
+
+
+def take_back(taken: list[tuple[Tensor, Tensor]]) -> None:
+    """Put back what tensors held when the snapshot was taken."""
+    for tensor, value in taken:
         tensor.copy_(value)
 
 

@@ -31,7 +31,7 @@ _EQUAL: dict[Any, Callable[..., Tensor]] = {
 """The same for operations that cannot be given memory to write into."""
 
 
-class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch has it untyped
     """Records tensor operations while they run, and repeats them.
 
     Within `with tape:` every operation runs as usual and is written down with the tensors that it
@@ -49,7 +49,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # the same
         self._records: list[_Record] = []
         self._tensors: dict[Any, Tensor] = {}  # one for each place in memory
         self._calls: list[Callable[[], Any]] = []
@@ -186,7 +186,7 @@ def _bound(record: _Record, moving: set[int]) -> list[Callable[[], Any]]:
 def _move(record: _Record) -> None:
     """Repeat an operation that chooses its memory, and have its tensors show that."""
     for kept, result in zip(record.results, record.run(), strict=True):
-        kept.set_(result)  # type: ignore[call-overload]
+        kept.set_(result)  # type: ignore[call-overload]  # its stubs know storages only
 
 
 def _with_out(func: Any) -> Iterator[tuple[Callable[..., Any], str]]:

@@ -8,10 +8,11 @@ import torch
 from dqn_lightning import ranks
 from dqn_lightning.engines.eager import Eager
 from dqn_lightning.engines.gradient import Gradient
-from dqn_lightning.engines.step import Step, agree
+from dqn_lightning.engines.step import Step, agree, snapshot, take_back
 from dqn_lightning.engines.tape import Tape
 from dqn_lightning.errors import UntraceableError
 from dqn_lightning.losses import ObjectiveOutput
+from dqn_lightning.networks.layers import is_hooked
 from dqn_lightning.types import Batch
 
 _FAILURES = (NotImplementedError, RuntimeError, UntraceableError, ValueError)
@@ -56,17 +57,21 @@ class Traced(Eager):
                 self._compare(self._tape)
             self._tape()
         self._gradient.attach()
-        if ranks.count() > 1:
-            self._gradient.vector.copy_(ranks.mean([self._gradient.vector])[0])
+        ranks.mean_(self._gradient.vector)
         self._step()
         return self._output
 
+    @classmethod
+    def check_device(cls, device: torch.device) -> None:
+        """Refuse parameters on another type of device than it is for."""
+        if device.type != cls.device_type:
+            raise UntraceableError(f"{cls.name} is for {cls.device_type}, not {device.type}")
+
     def _check_traceable(self) -> None:
         layers = [*self.online.modules(), *self.target.modules()]
-        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        if any(map(is_hooked, layers)):
             raise UntraceableError("a layer has forward hooks, which are Python")
-        if self.parameters[0].device.type != self.device_type:
-            raise UntraceableError(f"{self.name} is for {self.device_type}")
+        self.check_device(self.parameters[0].device)
         if len({parameter.dtype for parameter in self.parameters}) > 1:
             raise UntraceableError("parameters are of several dtypes")
 
@@ -117,15 +122,13 @@ class Traced(Eager):
 
     def _restorer(self) -> Callable[[], None]:
         """Takes back what computing a loss changes: statistics, the generator's state."""
-        buffers = [*self.online.buffers(), *self.target.buffers()]
-        before = [buffer.clone() for buffer in buffers]
+        buffers = snapshot([*self.online.buffers(), *self.target.buffers()])
         device = self.parameters[0].device
         on_host = torch.get_rng_state()
         on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
         def restore() -> None:
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+            take_back(buffers)
             torch.set_rng_state(on_host)
             if on_device is not None:
                 torch.cuda.set_rng_state(on_device, device)

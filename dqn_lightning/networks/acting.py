@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dqn_lightning.networks.heads import ValueHead
-from dqn_lightning.networks.layers import Observation
+from dqn_lightning.networks.layers import Observation, is_hooked
 from dqn_lightning.networks.q_network import QNetwork
 from dqn_lightning.networks.torsos import MLP
 from dqn_lightning.types import Act, Observations
@@ -63,22 +63,18 @@ def _calling(network: QNetwork, training: bool) -> Act:
 
 def value_functions(network: QNetwork) -> list[_Function]:
     """Functions of numpy that, one after the other, make values [B, A] of observations [B, …]."""
-    if type(network) is not QNetwork or _is_hooked(network) or type(network.head) is not ValueHead:
+    if type(network) is not QNetwork or is_hooked(network) or type(network.head) is not ValueHead:
         raise _NotKnown
-    if _is_hooked(network.head):
+    if is_hooked(network.head):
         raise _NotKnown
     layers = (network.observation, network.torso, network.head.values)
     return [function for layer in layers for function in _functions(layer)]
 
 
 def _functions(layer: nn.Module) -> list[_Function]:
-    if _is_hooked(layer) or type(layer) not in _FUNCTIONS:
+    if is_hooked(layer) or type(layer) not in _FUNCTIONS:
         raise _NotKnown
     return _FUNCTIONS[type(layer)](layer)
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _observation(layer: Any) -> list[_Function]:

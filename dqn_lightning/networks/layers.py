@@ -49,6 +49,11 @@ def linear(
     return layer
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling the module calls more than its `forward`."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 class Observation(nn.Module):
     """The first layer of any network: stored observations → floating point, on its device.
 

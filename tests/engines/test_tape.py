@@ -9,7 +9,7 @@ from dqn_lightning.errors import UntraceableError
 def record(function: object, *inputs: Tensor) -> tuple[Tape, Tensor]:
     tape = Tape()
     with tape:
-        result = function(*inputs)  # type: ignore[operator]
+        result = function(*inputs)  # type: ignore[operator]  # any function
     (kept,) = tape.keep(result)
     return tape, kept
 
