@@ -379,19 +379,24 @@ class DQNModule(LightningModule):
 
 
 class _Means:
-    """Sums of what updates gave, on their device, until they are asked for."""
+    """Sums over updates, row by row [B], on their device, until their means are asked for."""
 
     def __init__(self) -> None:
         self._sums: tuple[Tensor, Tensor] | None = None
         self._count = 0
 
     def add(self, output: ObjectiveOutput) -> None:
-        loss, td_error = output.loss.sum(), output.priority.sum()
-        if self._sums is not None:
-            loss += self._sums[0]
-            td_error += self._sums[1]
-        self._sums = loss, td_error
-        self._count += len(output.loss)
+        if self._sums is None:
+            self._sums = output.loss.clone(), output.priority.clone()
+            self._count = 1
+            return
+        if len(self._sums[0]) != len(output.loss):  # the run goes on with another batch size
+            loss, td_error = (sums.mean().repeat(len(output.loss)) for sums in self._sums)
+            self._sums = loss, td_error
+        loss, td_error = self._sums
+        loss += output.loss
+        td_error += output.priority
+        self._count += 1
 
     def move(self, device: torch.device) -> None:
         if self._sums is not None:
@@ -408,7 +413,7 @@ class _Means:
 
     def take(self) -> dict[str, float]:
         assert self._sums is not None
-        loss, td_error = (sums.item() / self._count for sums in self._sums)
+        loss, td_error = (float(sums.mean()) / self._count for sums in self._sums)
         self._sums, self._count = None, 0
         return {"train/loss": loss, "train/td_error": td_error}
 

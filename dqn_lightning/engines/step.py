@@ -77,6 +77,7 @@ class Step:
         if _is_hooked(self._optimizer):
             self._take()
             return
+        _put_counters_together(self._optimizer)
         tape, before, counted = self._make_tape(), self._state(), self._counts()
         try:
             with tape:
@@ -129,6 +130,15 @@ def take_back(taken: list[tuple[Tensor, Tensor]]) -> None:
     """Put back what tensors held when the snapshot was taken."""
     for tensor, value in taken:
         tensor.copy_(value)
+
+
+def _put_counters_together(optimizer: Optimizer) -> None:
+    """Have the steps that are counted, one for each parameter, lie side by side: one operation."""
+    counting = [state for state in optimizer.state.values() if "step" in state]
+    counts = [state["step"] for state in counting]
+    if counts and all(isinstance(count, Tensor) for count in counts):
+        for state, count in zip(counting, torch.stack(counts), strict=True):
+            state["step"] = count
 
 
 def _is_hooked(optimizer: Optimizer) -> bool:

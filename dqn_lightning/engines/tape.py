@@ -172,6 +172,8 @@ def _bound(record: _Record, moving: set[int]) -> list[Callable[[], Any]]:
     """The call that repeats an operation, if it takes one."""
     if record.is_view and not record.reads & moving:
         return []
+    if record.func is aten._foreach_add_.Scalar and (whole := _whole(record.args[0])) is not None:
+        return [partial(whole.add_, torch.tensor(record.args[1], dtype=whole.dtype))]
     if record.func._schema.is_mutable:
         return [partial(record.func, *record.args, **record.kwargs)]
     if not record.has_effect and not record.is_view:
@@ -181,6 +183,18 @@ def _bound(record: _Record, moving: set[int]) -> list[Callable[[], Any]]:
                 return [partial(function, *record.args, **record.kwargs, **{name: result})]
     moving |= {_memory(tensor) for tensor in record.results}
     return [partial(_move, record)]
+
+
+def _whole(parts: list[Tensor]) -> Tensor | None:
+    """One tensor of these, if they lie side by side and without gaps."""
+    first, stop = parts[0], parts[0].storage_offset()
+    for part in parts:
+        if _memory(part) != _memory(first) or part.storage_offset() != stop:
+            return None
+        if part.dtype != first.dtype or not part.is_contiguous():
+            return None
+        stop += part.numel()
+    return first.as_strided((stop - first.storage_offset(),), (1,))
 
 
 def _move(record: _Record) -> None:

@@ -42,7 +42,7 @@ def q_learning(
     _check_ranks(2, q_tm1=q_tm1, q_t=q_t)
     _check_ranks(1, a_tm1=a_tm1, r_t=r_t, discount_t=discount_t)
     with torch.no_grad():
-        target = r_t + discount_t * q_t.max(dim=1).values
+        target = r_t + discount_t * q_t.amax(dim=1)
     return target - q_tm1.gather(1, a_tm1[:, None]).squeeze(1)
 
 
@@ -104,4 +104,4 @@ def squared(error: Tensor) -> Tensor:
     >>> squared(torch.tensor([0.5, -3.0]))
     tensor([0.2500, 9.0000])
     """
-    return error**2
+    return error * error

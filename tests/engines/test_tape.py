@@ -58,6 +58,24 @@ def test_what_is_written_in_place_is_written_again() -> None:
     assert result.tolist() == [0, 6, 6]
 
 
+def test_adding_to_neighbours_in_memory_is_one_operation() -> None:
+    def add(counts: list[Tensor]) -> Tape:
+        tape = Tape()
+        with tape:
+            torch._foreach_add_(counts, 2)
+        tape.keep()
+        tape()
+        return tape
+
+    whole = torch.arange(4.0)
+    add(list(whole[1:]))
+    assert whole.tolist() == [0, 5, 6, 7]
+    apart = [whole[0], whole[2], torch.zeros(())]
+    add(apart)
+    assert torch.stack(apart).tolist() == [4, 10, 4]
+    assert whole.tolist() == [4, 5, 10, 7]
+
+
 def test_random_numbers_come_as_they_would() -> None:
     def function(x: Tensor) -> Tensor:
         torch.rand(5)  # nobody reads it, but what comes next depends on it
