@@ -1,8 +1,18 @@
+from collections.abc import Callable
+from math import exp, log, sqrt
+
 import pytest
 import torch
+from torch import Tensor
 
+from dqn_lightning.engines.tape import Tape
 from dqn_lightning.losses import DQN, functional
 from dqn_lightning.types import Batch, QValues
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    torch.manual_seed(0)
 
 
 def test_q_learning_by_hand() -> None:
@@ -34,6 +44,237 @@ def test_columns_are_refused_where_they_would_broadcast_to_a_square() -> None:
         functional.q_learning(q, one.long(), one[:, None], one, q)
     with pytest.raises(ValueError, match="q_t must have rank 2"):
         functional.q_learning(q, one.long(), one, one, one)
+
+
+def test_rescaling_by_hand() -> None:
+    assert functional.rescale(torch.tensor([0.0, 3.0, -15.0]), eps=0.0).tolist() == [0, 1, -3]
+    assert functional.unrescale(torch.tensor([0.0, 1.0, -3.0]), eps=0.0).tolist() == [0, 3, -15]
+    assert functional.rescale(torch.tensor([8.0]), eps=0.25).tolist() == [2 + 0.25 * 8]
+
+
+def test_rescaling_equals_the_printed_formulas() -> None:
+    x = torch.randn(100, dtype=torch.float64) * 100
+    for eps in (1e-3, 1e-2, 0.5):
+        signs = [1 if number > 0 else -1 for number in x.tolist()]
+        wanted = [
+            sign * (sqrt(abs(number) + 1) - 1) + eps * number
+            for sign, number in zip(signs, x.tolist(), strict=True)
+        ]
+        torch.testing.assert_close(functional.rescale(x, eps), torch.tensor(wanted).to(x))
+        wanted = [
+            sign * (((sqrt(1 + 4 * eps * (abs(number) + 1 + eps)) - 1) / (2 * eps)) ** 2 - 1)
+            for sign, number in zip(signs, x.tolist(), strict=True)
+        ]
+        torch.testing.assert_close(
+            functional.unrescale(x, eps), torch.tensor(wanted, dtype=x.dtype), rtol=1e-6, atol=1e-9
+        )
+
+
+def test_rescaling_and_its_inverse_undo_each_other_in_single_precision() -> None:
+    small = torch.logspace(-6, 4, 1001)
+    x = torch.cat([-small, torch.zeros(1), small])
+    torch.testing.assert_close(functional.unrescale(functional.rescale(x)), x, rtol=2e-6, atol=0)
+    torch.testing.assert_close(functional.rescale(functional.unrescale(x)), x, rtol=2e-6, atol=0)
+
+
+def test_the_target_of_rescaled_values_is_rescaled_after_the_reward_is_added() -> None:
+    h, inverse = functional.rescale, functional.unrescale
+    q_tm1, q_t, selector = (torch.randn(8, 3, dtype=torch.float64) * 5 for _ in range(3))
+    a_tm1 = torch.randint(3, (8,))
+    r_t, discount_t = torch.randn(8, dtype=torch.float64), torch.rand(8, dtype=torch.float64)
+    single = functional.q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, rescaled=True)
+    double = functional.double_q_learning(
+        q_tm1, a_tm1, r_t, discount_t, q_t, selector, rescaled=True
+    )
+    for row in range(8):
+        prediction = q_tm1[row, a_tm1[row]]
+        target = h(r_t[row] + discount_t[row] * inverse(q_t[row].max()))
+        torch.testing.assert_close(single[row], target - prediction)
+        target = h(r_t[row] + discount_t[row] * inverse(q_t[row, selector[row].argmax()]))
+        torch.testing.assert_close(double[row], target - prediction)
+
+
+def naive_log_policy(q: Tensor, temperature: float) -> Tensor:
+    rows = []
+    for row in q.tolist():
+        weights = [exp(value / temperature) for value in row]
+        rows.append([log(weight / sum(weights)) for weight in weights])
+    return torch.tensor(rows, dtype=q.dtype)
+
+
+def test_log_policy_equals_the_definition() -> None:
+    q = torch.randn(8, 3, dtype=torch.float64)
+    for temperature in (0.1, 1.0, 10.0):
+        wanted = naive_log_policy(q, temperature)
+        torch.testing.assert_close(functional.log_policy(q, temperature), wanted)
+        scaled = functional.scaled_log_policy(q, temperature)
+        torch.testing.assert_close(scaled, temperature * wanted)
+
+
+def test_log_policy_by_hand() -> None:
+    q = torch.tensor([[0.0, log(3.0)], [2 * log(4.0), 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(
+        functional.log_policy(q, 1.0).exp()[0], torch.tensor([0.25, 0.75]).double()
+    )
+    torch.testing.assert_close(
+        functional.log_policy(q, 2.0).exp()[1], torch.tensor([0.8, 0.2]).double()
+    )
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-40])
+def test_scaled_log_policy_of_a_cold_policy_is_the_distance_from_the_best(
+    temperature: float,
+) -> None:
+    scaled = functional.scaled_log_policy(torch.tensor([[100.0, 300.0, -50.0]]), temperature)
+    torch.testing.assert_close(scaled, torch.tensor([[-200.0, 0.0, -350.0]]))
+
+
+def test_munchausen_by_hand() -> None:
+    # Row 0: both policies are uniform over two actions, temperature ln pi = -ln 2.
+    # Row 1: the action taken is 3 worse than the other, clipped to -1; it ends the episode.
+    error = functional.munchausen_q_learning(
+        q_tm1=torch.tensor([[1.0, 9.0], [9.0, 2.0]]),
+        a_tm1=torch.tensor([0, 1]),
+        r_t=torch.tensor([10.0, 20.0]),
+        discount_t=torch.tensor([0.5, 0.0]),
+        q_t=torch.tensor([[6.0, 6.0], [7.0, 8.0]]),
+        q_tm1_target=torch.tensor([[5.0, 5.0], [6.0, 3.0]]),
+        alpha=0.5,
+        temperature=1.0,
+    )
+    wanted = [10 - 0.5 * log(2) + 0.5 * (6 + log(2)) - 1, 20 - 0.5 - 2]
+    torch.testing.assert_close(error, torch.tensor(wanted))
+
+
+def test_munchausen_equals_a_loop() -> None:
+    alpha, temperature, clip = 0.7, 0.5, -0.6
+    q_tm1, q_t, q_tm1_target = (torch.randn(16, 3, dtype=torch.float64) for _ in range(3))
+    a_tm1 = torch.randint(3, (16,))
+    r_t, discount_t = torch.randn(16, dtype=torch.float64), torch.rand(16, dtype=torch.float64)
+    error = functional.munchausen_q_learning(
+        q_tm1, a_tm1, r_t, discount_t, q_t, q_tm1_target, alpha, temperature, clip
+    )
+    bonus = functional.munchausen_bonus(q_tm1_target, a_tm1, alpha, temperature, clip)
+    log_tm1 = naive_log_policy(q_tm1_target, temperature)
+    log_t = naive_log_policy(q_t, temperature)
+    clipped = 0
+    for row in range(16):
+        scaled = temperature * log_tm1[row, a_tm1[row]].item()
+        clipped += scaled < clip
+        torch.testing.assert_close(bonus[row].item(), alpha * min(max(scaled, clip), 0))
+        value = sum(
+            exp(log_t[row, a]) * (q_t[row, a].item() - temperature * log_t[row, a].item())
+            for a in range(3)
+        )
+        target = r_t[row].item() + bonus[row].item() + discount_t[row].item() * value
+        torch.testing.assert_close(error[row].item(), target - q_tm1[row, a_tm1[row]].item())
+    assert 0 < clipped < 16
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-40])
+def test_munchausen_without_bonus_and_of_a_cold_policy_is_q_learning(temperature: float) -> None:
+    q_tm1, q_t, q_tm1_target = (torch.randn(16, 3) * 100 for _ in range(3))
+    transition = (q_tm1, torch.randint(3, (16,)), torch.randn(16), torch.rand(16), q_t)
+    torch.testing.assert_close(
+        functional.munchausen_q_learning(*transition, q_tm1_target, 0.0, temperature),
+        functional.q_learning(*transition),
+    )
+
+
+def test_dueling_by_hand() -> None:
+    q = functional.dueling(torch.tensor([[10.0], [0.0]]), torch.tensor([[1.0, 3.0], [4.0, -4.0]]))
+    assert q.tolist() == [[9, 11], [4, -4]]
+
+
+@pytest.mark.parametrize("atoms", [(), (5,)])
+def test_dueling_equals_a_loop(atoms: tuple[int, ...]) -> None:
+    value = torch.randn(8, 1, *atoms, dtype=torch.float64)
+    advantage = torch.randn(8, 3, *atoms, dtype=torch.float64)
+    q = functional.dueling(value, advantage)
+    for row in range(8):
+        mean = sum(advantage[row, a] for a in range(3)) / 3
+        for a in range(3):
+            torch.testing.assert_close(q[row, a], value[row, 0] + advantage[row, a] - mean)
+
+
+@pytest.mark.parametrize("atoms", [(), (5,)])
+def test_dueling_is_identifiable(atoms: tuple[int, ...]) -> None:
+    value, advantage = torch.randn(8, 1, *atoms), torch.randn(8, 3, *atoms)
+    q = functional.dueling(value, advantage)
+    torch.testing.assert_close(functional.dueling(value, advantage + 7), q)
+    torch.testing.assert_close(q.mean(dim=1, keepdim=True), value)
+
+
+def test_factorised_noise_keeps_the_sign_and_takes_the_root_of_the_size() -> None:
+    x = torch.randn(100, dtype=torch.float64)
+    wanted = [sqrt(number) if number > 0 else -sqrt(-number) for number in x.tolist()]
+    torch.testing.assert_close(functional.factorised_noise(x), torch.tensor(wanted).to(x))
+    assert functional.factorised_noise(torch.tensor([0.0, 16.0, -0.25])).tolist() == [0, 4, -0.5]
+
+
+def errors_of(x: Tensor, y: Tensor) -> list[Tensor]:
+    """Every error with predictions x and what makes its target of y, both [4, 3]."""
+    transition = (x, torch.arange(4) % 3, y[:, 0], y[:, 1], y)
+    return [
+        functional.q_learning(*transition),
+        functional.q_learning(*transition, rescaled=True),
+        functional.double_q_learning(*transition, y + 1),
+        functional.double_q_learning(*transition, y + 1, rescaled=True),
+        functional.munchausen_q_learning(*transition, y - 1),
+    ]
+
+
+def test_gradients_flow_through_predictions_only() -> None:
+    x, y = (torch.randn(4, 3, requires_grad=True) for _ in range(2))
+    for error in errors_of(x, y):
+        x.grad = None
+        error.sum().backward()
+        assert y.grad is None
+        assert x.grad is not None
+        assert torch.equal(x.grad, -torch.nn.functional.one_hot(torch.arange(4) % 3, 3).float())
+
+
+def test_errors_can_be_recorded_and_repeated_with_other_numbers() -> None:
+    x, y = torch.randn(4, 3), torch.randn(4, 3)
+    tape = Tape()
+    with tape:
+        results = [*errors_of(x, y), functional.dueling(x[:, :1], y)]
+    kept = tape.keep(*results)
+    x.normal_()
+    y.normal_()
+    tape()
+    wanted = [*errors_of(x, y), functional.dueling(x[:, :1], y)]
+    torch.testing.assert_close(kept, wanted)
+
+
+B, A, AK = torch.zeros(3), torch.zeros(3, 2), torch.zeros(3, 2, 5)
+a = torch.zeros(3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("formula", "arguments", "named"),
+    [
+        (functional.log_policy, (B, 1.0), "q must have rank 2"),
+        (functional.scaled_log_policy, (AK, 1.0), "q must have rank 2"),
+        (functional.soft_value, (B, 1.0), "q must have rank 2"),
+        (functional.munchausen_bonus, (B, a), "q_tm1_target must have rank 2"),
+        (functional.munchausen_bonus, (A, a[:, None]), "a_tm1 must have rank 1"),
+        (functional.munchausen_q_learning, (B, a, B, B, A, A), "q_tm1 must have rank 2"),
+        (functional.munchausen_q_learning, (A, A, B, B, A, A), "a_tm1 must have rank 1"),
+        (functional.munchausen_q_learning, (A, a, A, B, A, A), "r_t must have rank 1"),
+        (functional.munchausen_q_learning, (A, a, B, A, A, A), "discount_t must have rank 1"),
+        (functional.munchausen_q_learning, (A, a, B, B, B, A), "q_t must have rank 2"),
+        (functional.munchausen_q_learning, (A, a, B, B, A, B), "q_tm1_target must have rank 2"),
+        (functional.dueling, (B, A), "value must have rank 2"),
+        (functional.dueling, (A, AK), "advantage must have rank 2"),
+        (functional.dueling, (AK, A), "advantage must have rank 3"),
+    ],
+)
+def test_wrong_ranks_are_refused(
+    formula: Callable[..., Tensor], arguments: tuple[object, ...], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        formula(*arguments)
 
 
 def test_huber_is_quadratic_near_zero_and_linear_beyond() -> None:
