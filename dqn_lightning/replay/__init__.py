@@ -1,7 +1,17 @@
 """Replay in time rows: storage, samplers, and the buffer that makes batches of them."""
 
 from dqn_lightning.replay.buffer import ReplayBuffer
+from dqn_lightning.replay.priorities import PrefixSums, Priorities, SumTree
 from dqn_lightning.replay.samplers import Pool, Sampler, Uniform
 from dqn_lightning.replay.storage import Storage
 
-__all__ = ["Pool", "ReplayBuffer", "Sampler", "Storage", "Uniform"]
+__all__ = [
+    "Pool",
+    "PrefixSums",
+    "Priorities",
+    "ReplayBuffer",
+    "Sampler",
+    "Storage",
+    "SumTree",
+    "Uniform",
+]
