@@ -35,6 +35,8 @@ class Collector:
         replay: Where each row is written.
         actor: Chooses the actions.
         num_ranks: How many ranks step environments like these.
+        reward_clip: Rewards are learnt from as clipped to ± this, or as they are.
+        reward_scale: They are then multiplied by it. Returns of episodes are of the true ones.
     """
 
     def __init__(
@@ -43,11 +45,15 @@ class Collector:
         replay: ReplayBuffer,
         actor: EpsilonGreedy,
         num_ranks: int = 1,
+        reward_clip: float | None = None,
+        reward_scale: float = 1.0,
     ) -> None:
         self.envs = envs
         self.replay = replay
         self.actor = actor
         self.num_ranks = num_ranks
+        self.reward_clip = reward_clip
+        self.reward_scale = reward_scale
         self.counts = Counts(0, 0)
         self.episodes_before_step = 0
         self._returns = np.zeros(envs.num_envs)
@@ -137,8 +143,12 @@ class Collector:
             which = "environment 0" if num_envs == 1 else "the vector environment"
             what = f"{which} raised {type(error).__name__}: {error}"
             raise self._failure(what) from error
-        self.replay.write(actions, reward, terminated, truncated, obs)
         self._returns += reward
+        if self.reward_clip is not None:
+            reward = np.clip(reward, -self.reward_clip, self.reward_clip)
+        if self.reward_scale != 1:
+            reward = reward * self.reward_scale
+        self.replay.write(actions, reward, terminated, truncated, obs)
         env_steps = self.counts.env_steps + self.num_ranks * (num_envs - num_boundary)
         ended = self.replay.pending_boundary
         episodes = self._finished(ended, env_steps) if np.count_nonzero(ended) else []

@@ -55,6 +55,9 @@ class DQNDataModule(LightningDataModule):
         gamma: Discount of one step.
         bootstrap_terminal: Whether the value of terminal observations counts, as in MorvanZhou's
             tutorial, which forgets to leave it out.
+        reward_clip: Rewards are learnt from as clipped to ± this (Mnih et al. 2015: 1), or as they
+            are if None. Logs and evaluations keep the true ones.
+        reward_scale: Factor of rewards that are learnt from, after clipping.
         frame_stack: Newest observations that make up the network's input.
         replay_on_gpu: Whether observations lie on the GPU that trains, where there is one; else
             in the host's memory, from which batches are brought there.
@@ -104,6 +107,8 @@ class DQNDataModule(LightningDataModule):
         gamma: float = 0.99,
         bootstrap_terminal: bool = False,
         frame_stack: int = 1,
+        reward_clip: float | None = None,
+        reward_scale: float = 1.0,
         replay_on_gpu: bool = True,
         learning_starts_env_steps: int = 1_000,
         train_every_env_steps: int = 1,
@@ -133,6 +138,8 @@ class DQNDataModule(LightningDataModule):
         self.gamma = gamma
         self.bootstrap_terminal = bootstrap_terminal
         self.frame_stack = frame_stack
+        self.reward_clip = reward_clip
+        self.reward_scale = reward_scale
         self.replay_on_gpu = replay_on_gpu
         self.epsilon: Schedule = Constant(epsilon) if isinstance(epsilon, (int, float)) else epsilon
         self.epsilon_ladder = epsilon_ladder
@@ -385,7 +392,9 @@ class DQNDataModule(LightningDataModule):
         rng = np.random.default_rng(actor_seed)
         actor = EpsilonGreedy(self.epsilon, self.num_actions, rng, exponents)
         envs = self._make_envs(self.factory, self.num_envs, self.vectorization)
-        collector = Collector(envs, replay, actor, ranks.count())
+        collector = Collector(
+            envs, replay, actor, ranks.count(), self.reward_clip, self.reward_scale
+        )
         collector.reset(_int31(env_seed))
         return collector
 
@@ -494,6 +503,10 @@ class DQNDataModule(LightningDataModule):
                 raise ConfigError(f"data.{name}: must not be negative, got {getattr(self, name)}")
         if not 0 <= self.gamma <= 1:
             raise ConfigError(f"data.gamma: must lie in [0, 1], got {self.gamma}")
+        if self.reward_clip is not None and not self.reward_clip > 0:
+            raise ConfigError(f"data.reward_clip: must be positive, got {self.reward_clip}")
+        if not 0 < self.reward_scale < np.inf:
+            raise ConfigError(f"data.reward_scale: must be positive, got {self.reward_scale}")
         self._check_epsilon()
         self._check_capacity()
 

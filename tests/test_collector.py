@@ -1,6 +1,7 @@
 from collections import Counter
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -158,3 +159,49 @@ def test_epsilon_follows_its_schedule() -> None:
     greedy = torch.full((100,), 7)
     assert (actor(lambda obs: greedy, torch.zeros(100, 1), env_steps=9) < 7).all()
     assert (actor(lambda obs: greedy, torch.zeros(100, 1), env_steps=10) == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("clip", "scale", "learnt"),
+    [
+        (None, 1.0, lambda r: r),
+        (1.5, 1.0, lambda r: min(r, 1.5)),
+        (1.5, 2.0, lambda r: 2 * min(r, 1.5)),
+        (None, 0.1, lambda r: 0.1 * r),
+    ],
+)
+def test_rewards_are_learnt_from_as_clipped_then_scaled_and_returns_are_true(
+    clip: float | None, scale: float, learnt: Any
+) -> None:
+    envs = EnvFactory("toy/Walk-v0").make_vector(2, "sync")
+    replay = ReplayBuffer(1_000, 2, (2,), torch.float32)
+    actor = EpsilonGreedy(Constant(0), 3, np.random.default_rng(0))
+    collector = Collector(envs, replay, actor, reward_clip=clip, reward_scale=scale)
+    collector.reset(0)
+    episodes = []
+    for _ in range(40):  # the reward is 1 + step / 10
+        episodes += collector.step(lambda obs: np.ones(2, np.int64))
+    for episode in episodes:
+        steps = np.arange(1, episode.duration + 1)
+        assert episode.episode_return == pytest.approx((1 + steps / 10).sum())
+    rows = np.array(replay.rows)
+    batch = replay.gather(rows[replay.drawable(rows)])
+    true = 1 + batch.next_obs[:, 1] / 10
+    assert true.max() > 1.5
+    assert batch.reward.tolist() == pytest.approx([learnt(r) for r in true.tolist()])
+
+
+def test_punishments_are_clipped_too() -> None:
+    class Punished(gym.RewardWrapper):
+        def reward(self, reward: Any) -> Any:
+            return -10 * reward
+
+    envs = EnvFactory("toy/Walk-v0", wrappers=[Punished]).make_vector(1)
+    replay = ReplayBuffer(1_000, 1, (2,), torch.float32)
+    actor = EpsilonGreedy(Constant(0), 3, np.random.default_rng(0))
+    collector = Collector(envs, replay, actor, reward_clip=1.0)
+    collector.reset(0)
+    for _ in range(10):
+        collector.step(lambda obs: np.ones(1, np.int64))
+    rows = np.array(replay.rows)
+    assert set(replay.gather(rows[replay.drawable(rows)]).reward.tolist()) == {-1.0}
