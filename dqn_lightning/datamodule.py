@@ -1,5 +1,6 @@
 """The LightningDataModule: environments, replay, and what is due when."""
 
+import copy
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from dqn_lightning.envs import EnvFactory, Vectorization, obs_classes
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.evaluation import Evaluation
 from dqn_lightning.replay import ReplayBuffer, Sampler, Storage, Uniform
+from dqn_lightning.replay.buffer import steps_at
 from dqn_lightning.schedules import Constant, Schedule
 
 _CPU = torch.device("cpu")
@@ -51,13 +53,13 @@ class DQNDataModule(LightningDataModule):
         capacity: Rows of the replay, over all environments, per rank.
         batch_size: Rows of a batch, per rank.
         sampler: Which rows are drawn; uniformly, with replacement, if None.
-        n_step: Steps of the return.
+        n_step: Steps of the return: a number, or a schedule of environment steps.
         gamma: Discount of one step.
-        bootstrap_terminal: Whether the value of terminal observations counts, as in MorvanZhou's
-            tutorial, which forgets to leave it out.
         reward_clip: Rewards are learnt from as clipped to ± this (Mnih et al. 2015: 1), or as they
             are if None. Logs and evaluations keep the true ones.
         reward_scale: Factor of rewards that are learnt from, after clipping.
+        bootstrap_terminal: Whether the value of terminal observations counts, as in MorvanZhou's
+            tutorial, which forgets to leave it out.
         frame_stack: Newest observations that make up the network's input.
         replay_on_gpu: Whether observations lie on the GPU that trains, where there is one; else
             in the host's memory, from which batches are brought there.
@@ -103,12 +105,12 @@ class DQNDataModule(LightningDataModule):
         capacity: int = 100_000,
         batch_size: int = 64,
         sampler: Sampler | None = None,
-        n_step: int = 1,
+        n_step: int | Schedule = 1,
         gamma: float = 0.99,
-        bootstrap_terminal: bool = False,
-        frame_stack: int = 1,
         reward_clip: float | None = None,
         reward_scale: float = 1.0,
+        bootstrap_terminal: bool = False,
+        frame_stack: int = 1,
         replay_on_gpu: bool = True,
         learning_starts_env_steps: int = 1_000,
         train_every_env_steps: int = 1,
@@ -136,10 +138,10 @@ class DQNDataModule(LightningDataModule):
         self.sampler = Uniform() if sampler is None else sampler
         self.n_step = n_step
         self.gamma = gamma
-        self.bootstrap_terminal = bootstrap_terminal
-        self.frame_stack = frame_stack
         self.reward_clip = reward_clip
         self.reward_scale = reward_scale
+        self.bootstrap_terminal = bootstrap_terminal
+        self.frame_stack = frame_stack
         self.replay_on_gpu = replay_on_gpu
         self.epsilon: Schedule = Constant(epsilon) if isinstance(epsilon, (int, float)) else epsilon
         self.epsilon_ladder = epsilon_ladder
@@ -213,7 +215,7 @@ class DQNDataModule(LightningDataModule):
         self.trainer.val_check_interval = 1
         num_ranks = ranks.count()
         needed = 1 if self.sampler.replacement else self.rhythm.batch_size
-        self._enough_env_steps = num_ranks * (needed + self.num_envs * (self.n_step - 1))
+        self._enough_env_steps = num_ranks * (needed + self.num_envs * (self._greatest_n - 1))
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it untyped
             starts = self.rhythm.learning_starts_env_steps
             self._enough_env_steps = max(starts, self._enough_env_steps)
@@ -467,10 +469,10 @@ class DQNDataModule(LightningDataModule):
             self._frame_shape,
             self._frame_dtype,
             gamma=self.gamma,
-            n_step=n_step or self.n_step,
+            n_step=self.n_step if n_step is None else n_step,
             bootstrap_terminal=self.bootstrap_terminal,
             frame_stack=self.frame_stack,
-            sampler=self.sampler,
+            sampler=copy.deepcopy(self.sampler),  # it may keep what it knows of the rows
             rng=np.random.default_rng(seed),
             device=device,
         )
@@ -494,21 +496,35 @@ class DQNDataModule(LightningDataModule):
     # Checks -------------------------------------------------------------------------------------
 
     def _check_settings(self) -> None:
-        names = ("num_envs", "capacity", "n_step", "frame_stack", "eval_episodes", "test_episodes")
+        names = ("num_envs", "capacity", "frame_stack", "eval_episodes", "test_episodes")
         for name in names:
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name}: must be at least 1, got {getattr(self, name)}")
         for name in ("seed", "eval_seed", "test_seed"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"data.{name}: must not be negative, got {getattr(self, name)}")
-        if not 0 <= self.gamma <= 1:
-            raise ConfigError(f"data.gamma: must lie in [0, 1], got {self.gamma}")
+        self._greatest_n = self._find_greatest_n()
         if self.reward_clip is not None and not self.reward_clip > 0:
             raise ConfigError(f"data.reward_clip: must be positive, got {self.reward_clip}")
         if not 0 < self.reward_scale < np.inf:
             raise ConfigError(f"data.reward_scale: must be positive, got {self.reward_scale}")
+        if not 0 <= self.gamma <= 1:
+            raise ConfigError(f"data.gamma: must lie in [0, 1], got {self.gamma}")
         self._check_epsilon()
         self._check_capacity()
+
+    def _find_greatest_n(self) -> int:
+        """Of the run, looked for at its ends and at some counts between."""
+        end = self.rhythm.total_env_steps or 10**9
+        greatest = 1
+        for count in (0, *(10**power for power in range(10) if 10**power < end), end):
+            n_step = self.n_step if isinstance(self.n_step, int) else self.n_step(count)
+            if not 1 <= n_step < np.inf:
+                raise ConfigError(
+                    f"data.n_step: must be at least 1, is {n_step} at environment step {count}"
+                )
+            greatest = max(greatest, steps_at(self.n_step, count))
+        return greatest
 
     def _check_epsilon(self) -> None:
         counts = [0, *(10**power for power in range(10))]
@@ -522,11 +538,11 @@ class DQNDataModule(LightningDataModule):
 
     def _check_capacity(self) -> None:
         slots = self.capacity // self.num_envs
-        window = self.n_step + self.frame_stack + 1
+        window = self._greatest_n + self.frame_stack + 1
         if slots < window:
             raise ConfigError(
                 f"data.capacity: {self.capacity} rows are {slots} steps of each of "
-                f"{self.num_envs} environments; n_step {self.n_step} with frame_stack "
+                f"{self.num_envs} environments; n_step {self._greatest_n} with frame_stack "
                 f"{self.frame_stack} needs {window}, so at least {window * self.num_envs}"
             )
         # Episodes of one step leave every other row a boundary row; more can always be drawn.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from dqn_lightning import ranks
@@ -214,6 +215,15 @@ class Rollout:
         """Whether an evaluation is due now that it is complete."""
         return self.complete and self._dataset.rhythm.evaluation_due(self.end)
 
+    @property
+    def has_priorities(self) -> bool:
+        """Whether batches are drawn by priorities, which `set_priorities` wants to be told."""
+        return self._dataset.collector.replay.has_priorities
+
+    def set_priorities(self, rows: Tensor, priority: Tensor) -> None:
+        """Give rows [B] of a batch new priorities [B]."""
+        self._dataset.collector.replay.set_priorities(rows, priority)
+
     def _note(self, ended: list[Episode]) -> None:
         self.episodes += ended
         for episode in ended:
@@ -245,4 +255,4 @@ class Rollout:
                 return
             self.due = due
             dataset.next_update += 1
-            yield collector.replay.draw(dataset.rhythm.batch_size)
+            yield collector.replay.draw(dataset.rhythm.batch_size, env_steps=due)

@@ -230,7 +230,10 @@ class DQNModule(LightningModule):
                 if rollout.due != told:  # the environments have stepped on
                     self._notify(Clock(rollout.due - 1, rollout.episodes_before_step, grad_steps))
                     told = rollout.due
-                self._means.add(self._engine.update(_on_device(batch, device)))
+                output = self._engine.update(_on_device(batch, device))
+                if rollout.has_priorities:
+                    rollout.set_priorities(batch.row, output.priority)
+                self._means.add(output)
                 counter.increment_ready()
                 counter.increment_completed()
                 grad_steps += 1

@@ -53,6 +53,15 @@ def greatest(value: int) -> int:
     return int(max(gather(value)))
 
 
+def least(value: float) -> float:
+    """The least of all ranks' values."""
+    if not _several():
+        return float(value)
+    shared = torch.tensor(float(value), dtype=torch.float64, device=_device())
+    dist.all_reduce(shared, dist.ReduceOp.MIN)
+    return float(shared)
+
+
 def of_first(value: int) -> int:
     """What rank 0 gave."""
     if not _several():

@@ -349,8 +349,23 @@ def test_a_checkpoints_own_config_is_taken_and_flags_win(run: Path) -> None:
         ),
         (["--data.capacity=2"], r"data\.capacity: 2 rows .* at least 3"),
         (["--data.capacity=30", "--data.num_envs=8", "--data.n_step=4"], r"at least 48"),
+        (
+            [
+                "--data.capacity=30",
+                "--data.n_step=dqn_lightning.Linear",
+                "--data.n_step.start=1",
+                "--data.n_step.end=40",
+                "--data.n_step.steps=500",
+            ],
+            r"data\.capacity: .* n_step 40 with frame_stack 1 needs 42",
+        ),
+        (["--data.n_step=0"], r"data\.n_step: must be at least 1, is 0"),
         (["--data.reward_clip=0"], r"data\.reward_clip: must be positive, got 0"),
         (["--data.reward_scale=-1"], r"data\.reward_scale: must be positive, got -1"),
+        (
+            ["--data.sampler=dqn_lightning.replay.Prioritized", "--data.sampler.alpha=-1"],
+            r"data\.sampler\.alpha: must not be negative, got -1",
+        ),
         (["--data.train_every_env_steps=0"], r"data\.train_every_env_steps: must be at least 1"),
         (["--data.eval_every_env_steps=-5"], r"data\.eval_every_env_steps: must be at least 1"),
         (["--data.total_env_steps=0"], r"data\.total_env_steps"),

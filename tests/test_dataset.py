@@ -10,17 +10,22 @@ from dqn_lightning.actor import EpsilonGreedy
 from dqn_lightning.collector import Collector
 from dqn_lightning.dataset import ReplayDataset, Rhythm
 from dqn_lightning.envs import EnvFactory
-from dqn_lightning.replay import ReplayBuffer
-from dqn_lightning.schedules import Constant
+from dqn_lightning.replay import Prioritized, ReplayBuffer, Sampler
+from dqn_lightning.schedules import Constant, Schedule
 
 
 def zeros(obs: Tensor) -> Tensor:
     return torch.zeros(len(obs), dtype=torch.int64)
 
 
-def make_dataset(rhythm: Rhythm, num_envs: int = 1) -> ReplayDataset:
+def make_dataset(
+    rhythm: Rhythm,
+    num_envs: int = 1,
+    sampler: Sampler | None = None,
+    n_step: int | Schedule = 1,
+) -> ReplayDataset:
     envs = EnvFactory("toy/Walk-v0").make_vector(num_envs, "sync")
-    replay = ReplayBuffer(1_000, num_envs, (2,), torch.float32)
+    replay = ReplayBuffer(1_000, num_envs, (2,), torch.float32, sampler=sampler, n_step=n_step)
     actor = EpsilonGreedy(Constant(0.0), 3, np.random.default_rng(0))
     collector = Collector(envs, replay, actor)
     collector.reset(0)
@@ -133,6 +138,41 @@ def test_the_end_is_told_once_rollouts_are_over() -> None:
     dataset.on_end = lambda: told.append(dataset.collector.counts.env_steps)
     updates(dataset)
     assert told == [20]
+
+
+def test_priorities_go_back_to_the_replay_and_only_if_it_has_some() -> None:
+    rhythm = Rhythm(4, 20, total_env_steps=60)
+    assert not next(iter(make_dataset(rhythm))).has_priorities
+    dataset = make_dataset(rhythm, sampler=Prioritized(alpha=1.0))
+    for rollout in dataset:
+        assert rollout.has_priorities
+        for batch in rollout(zeros):
+            # Rows of even number are all that there is to learn from.
+            rollout.set_priorities(batch.row, (batch.row % 2 == 0).double())
+    drawn = dataset.collector.replay.draw(500).row
+    known = drawn[drawn < 40]  # the newest may not have been drawn yet
+    assert len(known) > 100
+    assert (known % 2 == 0).double().mean() > 0.9
+
+
+def test_schedules_of_the_replay_see_the_count_at_which_the_update_was_due() -> None:
+    beta, n_step = Recorder(), Recorder()
+    rhythm = Rhythm(4, 6, train_every_env_steps=2, total_env_steps=12)
+    dataset = make_dataset(rhythm, 4, Prioritized(beta=beta), n_step)
+    beta.seen, n_step.seen = [], []
+    updates(dataset)
+    assert beta.seen == n_step.seen == [6, 8, 10, 12]
+
+
+class Recorder:
+    """A schedule that remembers what it was asked; always 1."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __call__(self, count: int) -> float:
+        self.seen.append(count)
+        return 1.0
 
 
 def drain(batches: Iterable[Any]) -> None:

@@ -14,9 +14,10 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Mode
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from dqn_lightning import ConfigError, DQNDataModule, DQNModule, NonFiniteError
+from dqn_lightning import ConfigError, DQNDataModule, DQNModule, Linear, NonFiniteError
 from dqn_lightning.callbacks import EpisodeLog, GradientClamp, TargetSync
 from dqn_lightning.networks import MLP
+from dqn_lightning.replay import Prioritized
 from dqn_lightning.types import Clock
 
 QUIET: dict[str, Any] = {
@@ -172,9 +173,17 @@ def run(rollout_env_steps: int, **data: Any) -> tuple[Any, ...]:
     return weights(module), list(replays[0]), sorted(recorder.rows)
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_the_run_is_the_same_for_rollouts_of_any_length(num_envs: int) -> None:
-    first, replay, logged = run(1_000, num_envs=num_envs)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_envs": 1},
+        {"num_envs": 3},
+        {"num_envs": 2, "sampler": Prioritized(), "n_step": Linear(4, 1, 200), "reward_scale": 0.1},
+    ],
+    ids=["one", "three", "priorities, n that shrinks"],
+)
+def test_the_run_is_the_same_for_rollouts_of_any_length(settings: dict[str, Any]) -> None:
+    first, replay, logged = run(1_000, **settings)
     assert {name for _, name, _ in logged} >= {
         "train/loss",
         "train/epsilon",
@@ -182,10 +191,48 @@ def test_the_run_is_the_same_for_rollouts_of_any_length(num_envs: int) -> None:
         "eval/return_mean",
     }
     for rollout_env_steps in (1, 7):
-        other, other_replay, other_logged = run(rollout_env_steps, num_envs=num_envs)
+        other, other_replay, other_logged = run(rollout_env_steps, **settings)
         assert equal(first, other)
         assert equal(replay, other_replay)
         assert logged == other_logged
+
+
+def test_every_row_that_was_learnt_from_has_the_priority_that_came_of_it() -> None:
+    module, datamodule = make(sampler=Prioritized(alpha=1.0))
+    told: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Listen(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
+            self.replay = trainer.datamodule.dataset.collector.replay
+            set_priorities = self.replay.set_priorities
+
+            def listen(rows: torch.Tensor, priority: torch.Tensor) -> None:
+                told.append((rows.clone(), priority.clone()))
+                set_priorities(rows, priority)
+
+            self.replay.set_priorities = listen
+
+        def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
+            self.leaves = self.replay.state_dict()["sampler"]["leaves"]
+
+    listen = Listen()
+    train(module, datamodule, listen)
+    assert len(told) == module.clock.grad_steps > 200
+    rows, priority = told[-1]
+    wanted = (priority.abs() + 1e-6).double()
+    torch.testing.assert_close(listen.leaves[rows], wanted)
+    assert len(wanted.unique()) > 5
+
+
+def test_a_sampler_is_copied_for_each_replay_and_evaluations_look_one_step_ahead() -> None:
+    _, datamodule = make(sampler=Prioritized(), n_step=Linear(5, 3, 100), reward_clip=0.5)
+    training = datamodule._make_collector()
+    evaluation = datamodule.eval_collector(2, 0.0)
+    samplers = [training.replay.sampler, evaluation.replay.sampler, datamodule.sampler]
+    assert len(set(map(id, samplers))) == 3
+    assert (training.replay.n_step, evaluation.replay.n_step) == (5, 1)
+    assert (training.reward_clip, evaluation.reward_clip) == (0.5, None)
+    datamodule.teardown("test")
 
 
 class Nudge(Callback):

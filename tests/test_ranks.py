@@ -18,7 +18,8 @@ from dqn_lightning.csv_log import CSVLog
 from dqn_lightning.engines import Eager
 from dqn_lightning.losses import DQN
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
-from dqn_lightning.schedules import Constant
+from dqn_lightning.replay import Prioritized
+from dqn_lightning.schedules import Constant, Linear
 from dqn_lightning.types import Batch
 from tests.processes import fit_in_ranks, in_ranks
 from tests.test_resume import differences
@@ -32,6 +33,7 @@ def test_one_process_talks_to_nobody() -> None:
     assert ranks.mean(tensors) == tensors
     assert ranks.total(3, 4) == [3, 4]
     assert (ranks.greatest(5), ranks.of_first(6), ranks.gather("a")) == (5, 6, ["a"])
+    assert ranks.least(0.25) == 0.25
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -46,6 +48,7 @@ def test_what_ranks_tell_each_other(number: int) -> None:
             "mean": [mean.tolist() for mean in means],
             "total": ranks.total(own, 1),
             "greatest": ranks.greatest(10 - own),
+            "least": ranks.least(2.0**-60 + own),
             "of first": [ranks.of_first(7 + own), ranks.of_first(own == 0)],
             "gathered": ranks.gather({"rank": own}),
             "copied": shared.tolist(),
@@ -57,6 +60,7 @@ def test_what_ranks_tell_each_other(number: int) -> None:
         "mean": [[[middle] * 3] * 2, [2 * middle]],
         "total": [sum(range(number)), number],
         "greatest": 10,
+        "least": 2.0**-60,
         "of first": [7, 1],
         "gathered": [{"rank": rank} for rank in range(number)],
         "copied": [0.0, 0.0],
@@ -175,6 +179,11 @@ CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
         2,
         {"n_step": 3, "num_envs": 3, "frame_stack": 2, "train_every_env_steps": 1},
         {"every_n_env_steps": 13},
+    ),
+    "priorities, n-step, vector": (
+        2,
+        {"sampler": Prioritized(beta=Linear(0.4, 1.0, 500)), "n_step": 3, "num_envs": 2},
+        {"every_n_grad_steps": 10},
     ),
     "batch normalisation, by episodes": (
         2,
@@ -393,10 +402,14 @@ def saved(folder: str, number: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("network", [None, BatchNormTorso], ids=["MLP", "batch normalisation"])
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"network": BatchNormTorso}, {"sampler": Prioritized(uniform_share=0.1)}],
+    ids=["MLP", "batch normalisation", "priorities"],
+)
 @pytest.mark.parametrize("half", [400, 430])
-def test_a_run_of_two_ranks_in_two_parts_is_the_run_in_one(half: int, network: Any) -> None:
-    more = {"network": network, "num_envs": 2, "n_step": 3}
+def test_a_run_of_two_ranks_in_two_parts_is_the_run_in_one(half: int, kind: Any) -> None:
+    more = {"num_envs": 2, "n_step": 3, **kind}
     for folder in ("one", "two"):
         Path(folder).mkdir()
     fit_saved(2, "one", 800, **more)

@@ -19,9 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dqn_lightning.plain import plain, restored
-from dqn_lightning.replay.samplers import Pool, Rows, Sampler, Uniform
+from dqn_lightning.replay.samplers import Pool, PrioritySampler, Rows, Sampler, Uniform
 from dqn_lightning.replay.storage import Storage
+from dqn_lightning.schedules import Schedule
 from dqn_lightning.types import Batch, Observations
+
+
+def steps_at(n_step: int | Schedule, env_steps: int) -> int:
+    """Steps of a return at a count of environment steps: the nearest whole number, at least 1."""
+    return n_step if isinstance(n_step, int) else max(1, round(n_step(env_steps)))
 
 
 class ReplayBuffer:
@@ -33,12 +39,13 @@ class ReplayBuffer:
         obs_shape: Shape of one observation, before stacking; at least one dimension.
         obs_dtype: Dtype of the observations.
         gamma: Discount of one step. May be changed at any time.
-        n_step: Steps of the return (Sutton 1988). May be changed at any time.
+        n_step: Steps of the return (Sutton 1988). May be changed at any time, unless it is a
+            schedule of environment steps: that is looked at, and rounded, before each draw.
         bootstrap_terminal: Whether the value of a terminal observation counts as any other's does.
             It is no part of the return: MorvanZhou's tutorial forgets to leave it out.
         frame_stack: Observations stacked along their first dimension, the oldest first; the first
             of an episode is repeated where there are not enough.
-        sampler: Which rows are drawn.
+        sampler: Which rows are drawn; if by priority, the sampler is this replay's alone.
         rng: Source of the sampler's random numbers.
         device: Where observations lie and batches are made.
 
@@ -54,7 +61,7 @@ class ReplayBuffer:
         obs_dtype: torch.dtype,
         *,
         gamma: float = 0.99,
-        n_step: int = 1,
+        n_step: int | Schedule = 1,
         bootstrap_terminal: bool = False,
         frame_stack: int = 1,
         sampler: Sampler | None = None,
@@ -62,29 +69,40 @@ class ReplayBuffer:
         device: torch.device | str = "cpu",
     ) -> None:
         slots = capacity // num_envs
-        if slots < n_step + frame_stack + 1:
-            raise ValueError(
-                f"{capacity} rows of {num_envs} environments hold {slots} steps each, "
-                f"n_step {n_step} and frame_stack {frame_stack} need {n_step + frame_stack + 1}"
-            )
         self.num_envs = num_envs
         self.gamma = gamma
-        self.n_step = n_step
         self.bootstrap_terminal = bootstrap_terminal
         self.frame_stack = frame_stack
+        self._slots = slots
+        self._n_schedule = None if isinstance(n_step, int) else n_step
+        self.n_step = steps_at(n_step, 0)
+        self._check_window()
         self.sampler = sampler or Uniform()
         self.rng = rng or np.random.default_rng(0)
         self._storage = Storage(slots, num_envs, obs_shape, obs_dtype, device)
-        self._slots = slots
+        self._device = torch.device(device)
+        self._by_priority = self.sampler if isinstance(self.sampler, PrioritySampler) else None
+        if self._by_priority is not None:
+            self._by_priority.begin(slots * num_envs, self._device)
         self._time = 0  # number of the pending vector step
         self._episode_step = np.zeros(num_envs, np.int32)
         self._boundary = np.zeros(num_envs, np.bool_)
+
+    def _check_window(self) -> None:
+        needed = self.n_step + self.frame_stack + 1
+        if self._slots < needed:
+            raise ValueError(
+                f"{self.num_envs} environments have {self._slots} steps each, "
+                f"n_step {self.n_step} and frame_stack {self.frame_stack} need {needed}"
+            )
 
     # Writing ------------------------------------------------------------------------------------
 
     def begin(self, obs: NDArray[np.generic]) -> None:
         """Forget all rows; episodes start in every environment with these observations [N, …]."""
         self._time = 0
+        if self._by_priority is not None:
+            self._by_priority.begin(self._slots * self.num_envs, self._device)
         self._set_pending(obs, np.zeros(self.num_envs, np.int32), np.zeros(self.num_envs, np.bool_))
 
     def write(
@@ -147,6 +165,7 @@ class ReplayBuffer:
             "episode_step": torch.from_numpy(self._episode_step.copy()),
             "boundary": torch.from_numpy(self._boundary.copy()),
             "rng": plain(self.rng),
+            "sampler": None if self._by_priority is None else self._by_priority.state_dict(),
         }
 
     def check_size(self, state: dict[str, Any]) -> None:
@@ -162,6 +181,8 @@ class ReplayBuffer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; `fill` brings the rows back.
 
+        Rows of a replay that had no priorities enter as new ones do.
+
         Raises:
             ValueError: If it is of a replay of another size.
         """
@@ -170,6 +191,10 @@ class ReplayBuffer:
         self._episode_step = state["episode_step"].numpy().copy()
         self._boundary = state["boundary"].numpy().copy()
         self.rng = restored(state["rng"])
+        if self._by_priority is not None:
+            self._by_priority.begin(self._slots * self.num_envs, self._device)
+            if state.get("sampler") is not None:
+                self._by_priority.load_state_dict(state["sampler"])
 
     @property
     def times(self) -> range:
@@ -277,17 +302,33 @@ class ReplayBuffer:
             mask &= rows + (num_steps - 1) * self.num_envs < self.rows.stop
         return mask
 
-    def draw(self, batch_size: int) -> Batch:
-        """Draw a batch by the sampler.
+    def draw(self, batch_size: int, env_steps: int = 0) -> Batch:
+        """Draw a batch by the sampler, so many environment steps into the run.
 
         Raises:
             RuntimeError: If nothing can be drawn, or too little without replacement.
+            ValueError: If n has become too great for the capacity.
         """
-        pool = Pool(self.rows, self.drawable, self.rng)
-        return self.gather(self.sampler.draw(pool, batch_size))
+        if self._n_schedule is not None:
+            self.n_step = steps_at(self._n_schedule, env_steps)
+            self._check_window()
+        num_envs = self.num_envs
+        newest, oldest = (self.n_step - 1) * num_envs, (self.frame_stack - 1) * num_envs
+        pool = Pool(self.rows, self.drawable, self.rng, num_envs, newest, oldest, env_steps)
+        return self.gather(*self.sampler.draw(pool, batch_size))
 
-    def gather(self, rows: Rows) -> Batch:
-        """The transitions that start at these drawable rows [B].
+    @property
+    def has_priorities(self) -> bool:
+        """Whether rows are drawn by priorities that `set_priorities` wants to be told."""
+        return self._by_priority is not None
+
+    def set_priorities(self, rows: Rows | Tensor, priority: NDArray[Any] | Tensor) -> None:
+        """Give rows [B] new priorities [B]; nothing happens to those overwritten meanwhile."""
+        if self._by_priority is not None:
+            self._by_priority.update(rows, priority, self.rows)
+
+    def gather(self, rows: Rows, weight: NDArray[np.float32] | None = None) -> Batch:
+        """The transitions that start at these drawable rows [B], of weights [B] or 1.
 
         reward = sum of gamma^j r_{t+1+j} over the window of k ≤ n steps; next_obs = obs_{t+k};
         discount = gamma^k, or 0 if the last of these steps terminated the episode and terminal
@@ -319,7 +360,7 @@ class ReplayBuffer:
             reward=to_device(reward),
             discount=to_device(discount),
             next_obs=self._stacked(next_rows, self._position(next_rows)),
-            weight=to_device(np.ones_like(reward)),
+            weight=to_device(np.ones_like(reward) if weight is None else weight),
             row=to_device(rows),
         )
 

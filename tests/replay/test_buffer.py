@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from dqn_lightning import Linear
 from dqn_lightning.replay import ReplayBuffer, Storage
 from tests.replay.twin import Twin
 
@@ -178,3 +179,56 @@ def test_the_bytes_of_a_replay_are_known_before_they_are_taken() -> None:
     storage = Storage(1_000, 1, (84, 84), torch.uint8)
     taken = sum(column.numel() * column.element_size() for column in storage._columns.values())
     assert Storage.num_bytes(1_000, (84, 84), torch.uint8) == taken
+
+
+@pytest.mark.parametrize("n_step", [2, 5])
+def test_n_steps_are_so_many_steps_of_one(n_step: int) -> None:
+    """Reward and discount folded from one-step transitions: r + d (r' + d' (r'' + …))."""
+    stream = Stream(4)
+    for _ in range(40):
+        stream.step()
+    replay = stream.replay
+    replay.n_step = n_step
+    every = np.array(replay.rows)
+    rows = every[replay.drawable(every)]
+    several = replay.gather(rows)
+    replay.n_step = 1
+    reward, discount = np.zeros(len(rows)), np.ones(len(rows))
+    for i, row in enumerate(rows):
+        for j in range(n_step):
+            one = replay.gather(np.array([row + j * replay.num_envs]))
+            reward[i] += discount[i] * one.reward.item()
+            discount[i] *= one.discount.item()
+            position = (row + j * replay.num_envs) % (replay._slots * replay.num_envs)
+            if replay._storage.take("truncated", position):
+                break  # nothing of the next episode counts
+    assert len(rows) > 10
+    np.testing.assert_allclose(several.reward.numpy(), reward, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(several.discount.numpy(), discount, rtol=1e-5)
+
+
+def test_n_follows_its_schedule_rounded_when_a_batch_is_drawn() -> None:
+    replay = ReplayBuffer(20, 1, (1,), torch.float32, gamma=0.5, n_step=Linear(1, 3, steps=100))
+    no = np.array([False])
+    replay.begin(np.zeros((1, 1)))
+    for _ in range(6):
+        replay.write(np.ones(1), np.ones(1), no, no, np.ones((1, 1)))
+    assert replay.n_step == 1
+    for env_steps, n_step in ((0, 1), (24, 1), (26, 2), (74, 2), (76, 3), (900, 3)):
+        batch = replay.draw(50, env_steps)
+        assert replay.n_step == n_step
+        assert set(batch.discount.tolist()) == {0.5**n_step}
+        assert batch.row.max().item() == 6 - n_step
+    replay.n_step = 2  # by hand, until the next draw
+    assert replay.draw(1, 0).discount.item() == 0.5
+
+
+def test_an_n_that_outgrows_its_replay_is_refused_when_it_does() -> None:
+    replay = ReplayBuffer(6, 1, (1,), torch.float32, n_step=Linear(1, 9, steps=8))
+    no = np.array([False])
+    replay.begin(np.zeros((1, 1)))
+    for _ in range(6):
+        replay.write(np.ones(1), np.ones(1), no, no, np.ones((1, 1)))
+    replay.draw(1, env_steps=3)
+    with pytest.raises(ValueError, match="n_step 5 and frame_stack 1 need 7"):
+        replay.draw(1, env_steps=4)

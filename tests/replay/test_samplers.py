@@ -18,7 +18,8 @@ def generator(seed: int = 0) -> np.random.Generator:
 def test_every_drawable_row_is_as_likely_as_any_other(replacement: bool, batch_size: int) -> None:
     pool = Pool(range(40, 100), even, generator())  # 30 of them even
     rounds = 6_000 // batch_size
-    drawn = np.concatenate([Uniform(replacement).draw(pool, batch_size) for _ in range(rounds)])
+    sampler = Uniform(replacement)
+    drawn = np.concatenate([sampler.draw(pool, batch_size).rows for _ in range(rounds)])
     assert even(drawn).all()
     counts = np.bincount(drawn, minlength=100)[40::2]
     expected = batch_size * rounds / 30
@@ -28,9 +29,9 @@ def test_every_drawable_row_is_as_likely_as_any_other(replacement: bool, batch_s
 
 def test_without_replacement_no_row_comes_twice() -> None:
     for seed in range(50):
-        drawn = Uniform(replacement=False).draw(Pool(range(100), even, generator(seed)), 12)
+        drawn = Uniform(replacement=False).draw(Pool(range(100), even, generator(seed)), 12).rows
         assert len(np.unique(drawn)) == 12
-    everything = Uniform(replacement=False).draw(Pool(range(100), even, generator()), 50)
+    everything = Uniform(replacement=False).draw(Pool(range(100), even, generator()), 50).rows
     assert sorted(everything.tolist()) == list(range(0, 100, 2))
 
 
@@ -44,10 +45,11 @@ def test_too_few_rows_are_an_error_and_no_endless_search() -> None:
 
 
 def test_one_row_among_very_many_is_found() -> None:
-    drawn = Uniform().draw(Pool(range(100_000), lambda rows: rows == 77, generator()), 4)
+    drawn = Uniform().draw(Pool(range(100_000), lambda rows: rows == 77, generator()), 4).rows
     assert drawn.tolist() == [77] * 4
 
 
 def test_the_same_generator_draws_the_same_rows() -> None:
     first, second = (Uniform().draw(Pool(range(1_000), even, generator(5)), 64) for _ in range(2))
-    assert first.tolist() == second.tolist()
+    assert first.rows.tolist() == second.rows.tolist()
+    assert first.weight.tolist() == [1.0] * 64

@@ -81,8 +81,8 @@ class Recorder(Callback):
 
         choosing.epsilon = actor.epsilon
 
-        def drawing(batch_size: int) -> Any:
-            batch = draw(batch_size)
+        def drawing(batch_size: int, env_steps: int) -> Any:
+            batch = draw(batch_size, env_steps)
             self.rows.append(batch.row.tolist())
             self.updates.before.append(_copied(pl_module.online))
             self.updates.target.append(_copied(pl_module.target))
