@@ -1,7 +1,7 @@
 """What travels between the parts.
 
 Letters in shape comments: B rows of a batch, N environments, A actions, S frames of a stack,
-n steps of a return, D features, … the shape of one observation.
+n steps of a return, D features, K numbers for each action, … the shape of one observation.
 """
 
 from collections.abc import Callable
@@ -45,6 +45,60 @@ class QValues(NamedTuple):
     """Output of a head: action values [B, A]."""
 
     q_values: Tensor
+
+
+class Categorical(NamedTuple):
+    """Output of a head: for each action, probabilities of K returns.
+
+    Attributes:
+        q_values: Action values [B, A], the means.
+        logits: Logarithms of the probabilities, but for a constant [B, A, K].
+        atoms: The returns [K], in equal steps.
+    """
+
+    q_values: Tensor
+    logits: Tensor
+    atoms: Tensor
+
+
+class Quantiles(NamedTuple):
+    """Output of a head: for each action, K quantiles of the return.
+
+    Attributes:
+        q_values: Action values [B, A], the means over quantiles.
+        quantiles: The quantiles [B, A, K].
+        fractions: The share of returns that lies below each, [K] or [B, K].
+    """
+
+    q_values: Tensor
+    quantiles: Tensor
+    fractions: Tensor
+
+
+class Draw(NamedTuple):
+    """What is random in one pass through a network; None for what the network has not.
+
+    Attributes:
+        noise: Of all noisy layers [B, R], or the same for all rows [1, R].
+        fractions: At which a head gives quantiles [B, K].
+    """
+
+    noise: Tensor | None = None
+    fractions: Tensor | None = None
+
+
+class Draws(NamedTuple):
+    """What is random in an update: of each pass through a network its own, or None.
+
+    Attributes:
+        online: For the values of the batch's observations.
+        selector: For the choice of the best next action.
+        target: For the values of the next observations.
+    """
+
+    online: Draw | None = None
+    selector: Draw | None = None
+    target: Draw | None = None
 
 
 class Episode(NamedTuple):

@@ -11,6 +11,7 @@ LADDER = [
     ["dataset", "evaluation"],
     ["collector", "engines", "plots", "csv_log"],
     ["actor", "losses.objectives"],
+    ["losses.distributional"],
     ["envs", "networks", "losses.functional", "replay"],
     ["files", "plain"],
     ["types", "schedules", "errors", "ranks"],
@@ -36,9 +37,11 @@ def imports_of(path: Path) -> list[str]:
             imported += names
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dqn_lightning."):
             module = str(node.module).removeprefix("dqn_lightning.")
-            if module == "losses" and all(name.name == "functional" for name in node.names):
-                module = "losses.functional"
-            imported.append(module)
+            files = [f"{module}/{name.name}" for name in node.names]
+            if all((PACKAGE / f"{file}.py").is_file() for file in files):
+                imported += [file.replace("/", ".") for file in files]
+            else:
+                imported.append(module)
         elif isinstance(node, ast.Import):
             names = [n.name for n in node.names if n.name.startswith("dqn_lightning.")]
             imported += [name.removeprefix("dqn_lightning.") for name in names]

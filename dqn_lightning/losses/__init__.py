@@ -1,5 +1,13 @@
 """Losses: pure formulas, and the objectives that apply them to networks and batches."""
 
-from dqn_lightning.losses.objectives import DQN, Objective, ObjectiveOutput
+from dqn_lightning.losses.objectives import (
+    C51,
+    DQN,
+    IQN,
+    QRDQN,
+    Munchausen,
+    Objective,
+    ObjectiveOutput,
+)
 
-__all__ = ["DQN", "Objective", "ObjectiveOutput"]
+__all__ = ["C51", "DQN", "IQN", "QRDQN", "Munchausen", "Objective", "ObjectiveOutput"]

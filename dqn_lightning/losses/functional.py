@@ -158,15 +158,6 @@ def scaled_log_policy(q: Tensor, temperature: float) -> Tensor:
     return torch.sub(advantage, normalizer, alpha=temperature)
 
 
-def log_policy(q: Tensor, temperature: float) -> Tensor:
-    """Logarithm of the softmax policy: ln softmax(q / temperature), see `scaled_log_policy`.
-
-    >>> log_policy(torch.tensor([[3.0, 3.0, 3.0, 3.0]]), temperature=0.5).exp()
-    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
-    """
-    return scaled_log_policy(q, temperature) / temperature
-
-
 def soft_value(q: Tensor, temperature: float) -> Tensor:
     """Value of the softmax policy and its entropy: sum_a pi(a) (q(a) - temperature ln pi(a)).
 
@@ -271,38 +262,6 @@ def munchausen_q_learning(
         bonus = munchausen_bonus(q_tm1_target, a_tm1, alpha, temperature, clip)
         target = r_t + bonus + discount_t * soft_value(q_t, temperature)
     return target - q_tm1.gather(1, a_tm1[:, None]).squeeze(1)
-
-
-def dueling(value: Tensor, advantage: Tensor) -> Tensor:
-    """Action values of a state's value and its actions' advantages: V + A - mean_a A.
-
-    Wang et al. 2016: without the mean, a constant could go from one to the other unseen. K are the
-    numbers of a distribution, for example 51 logits or 200 quantiles.
-
-    Args:
-        value: Values [B, 1] or [B, 1, K].
-        advantage: Advantages [B, A] or [B, A, K].
-
-    Returns:
-        Action values of the advantages' shape, whose mean over actions is the value.
-
-    Raises:
-        ValueError: If the ranks differ or are neither 2 nor 3.
-
-    >>> dueling(torch.tensor([[10.0]]), torch.tensor([[1.0, 2.0, 6.0]]))
-    tensor([[ 8.,  9., 13.]])
-    """
-    check_ranks(3 if value.ndim > 2 else 2, value=value, advantage=advantage)
-    return advantage + (value - advantage.mean(dim=1, keepdim=True))
-
-
-def factorised_noise(x: Tensor) -> Tensor:
-    """Noise of NoisyNet's layers from unit normal x: sign(x) sqrt(|x|). Fortunato et al. 2018.
-
-    >>> factorised_noise(torch.tensor([4.0, -9.0]))
-    tensor([ 2., -3.])
-    """
-    return x.sign() * x.abs().sqrt()
 
 
 def huber(error: Tensor, delta: float = 1.0) -> Tensor:

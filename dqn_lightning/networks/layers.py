@@ -1,5 +1,6 @@
 """Layers and initialisations that torsos and heads are built of."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -49,6 +50,55 @@ def linear(
     return layer
 
 
+class NoisyLinear(nn.Linear):
+    """A linear layer whose weights are drawn anew: factorised noise of learnt size.
+
+    y = W x + b + e_out * (S (e_in * x) + s), with e = sgn(z) sqrt(|z|) of normal z, Fortunato et
+    al. 2018, eq. 9 to 11. As the noise is an outer product, the noisy weights are never made, and
+    each row may have noise of its own.
+
+    The noise is lent to the layer for one pass (see `QNetwork`); without any, it is a linear layer.
+    Its parameters `weight` and `bias` are the means.
+
+    Args:
+        in_features: Number of inputs.
+        out_features: Number of outputs.
+        sigma: Size of the noise at the start, divided by the root of `in_features`.
+
+    Attributes:
+        noise: What is lent: [B or 1, inputs + outputs].
+    """
+
+    def __init__(self, in_features: int, out_features: int, sigma: float = 0.5) -> None:
+        super().__init__(in_features, out_features)
+        start = sigma / math.sqrt(in_features)
+        self.weight_sigma = nn.Parameter(torch.full((out_features, in_features), start))
+        self.bias_sigma = nn.Parameter(torch.full((out_features,), start))
+        self.noise: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs] or [B, …, inputs] → the same with outputs."""
+        mean = super().forward(x)
+        if self.noise is None:
+            return mean
+        noise = self.noise.view(len(self.noise), *(1,) * (x.ndim - 2), -1)
+        noise_in, noise_out = torch.split(noise, [self.in_features, self.out_features], dim=-1)
+        spread = functional.linear(x * noise_in, self.weight_sigma, self.bias_sigma)
+        noisy: Tensor = mean + noise_out * spread
+        return noisy
+
+
+def make_noisy(module: nn.Module, sigma: float = 0.5) -> None:
+    """Put a `NoisyLinear` with the same means in the place of every linear layer inside."""
+    for name, child in module.named_children():
+        if type(child) is not nn.Linear:
+            make_noisy(child, sigma)
+            continue
+        noisy = NoisyLinear(child.in_features, child.out_features, sigma)
+        noisy.weight, noisy.bias = child.weight, child.bias
+        setattr(module, name, noisy)
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether calling the module calls more than its `forward`."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
@@ -73,8 +123,8 @@ class Observation(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """[B, …] of any dtype → [B, …] float."""
         if self.obs_classes is not None:
-            columns = [
-                functional.one_hot(obs[:, i].long(), classes)
+            columns = [  # `one_hot` would look at the numbers first, which cannot be recorded
+                obs[:, i, None] == torch.arange(classes, device=obs.device)
                 for i, classes in enumerate(self.obs_classes)
             ]
             return torch.cat(columns, dim=1).to(torch.get_default_dtype())

@@ -6,17 +6,30 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from dqn_lightning.networks.heads import ValueHead
-from dqn_lightning.networks.layers import Observation
+from dqn_lightning.networks.heads import (
+    ActionStreams,
+    CategoricalHead,
+    ImplicitQuantileHead,
+    QuantileHead,
+    ValueHead,
+)
+from dqn_lightning.networks.layers import NoisyLinear, Observation, make_noisy
 from dqn_lightning.networks.torsos import CNN, MLP, FrameDifference, TorsoFactory
+from dqn_lightning.types import Draw, Draws
 
 _SAME_IN_BOTH_MODES = (
+    ActionStreams,
     CNN,
+    CategoricalHead,
     FrameDifference,
+    ImplicitQuantileHead,
     MLP,
+    NoisyLinear,
+    QuantileHead,
     ValueHead,
     nn.Conv2d,
     nn.Flatten,
+    nn.GroupNorm,
     nn.Identity,
     nn.LayerNorm,
     nn.Linear,
@@ -41,6 +54,7 @@ class QNetwork(nn.Module):
         torso: Makes the torso; its number of features is found by trying it on zeros.
         head: Makes the head.
         obs_classes: Number of classes of each element of a discrete observation, else None.
+        noisy: Whether all linear layers are noisy (Fortunato et al. 2018).
 
     Raises:
         ValueError: If the torso cannot take the observations, or makes no features of rank 2.
@@ -53,21 +67,70 @@ class QNetwork(nn.Module):
         torso: TorsoFactory,
         head: HeadFactory,
         obs_classes: Sequence[int] | None = None,
+        noisy: bool = False,
     ) -> None:
         super().__init__()
         self.observation = Observation(obs_shape, obs_classes)
         self.torso = torso(self.observation.out_shape)
         self.head = head(_num_features(self.torso, self.observation.out_shape), num_actions)
+        if noisy:
+            make_noisy(self)
         self.list_layers()
 
     def list_layers(self) -> None:
-        """See anew which layers `switch` must switch, after some were exchanged."""
+        """See anew which layers `switch` must switch and which are noisy, after an exchange."""
         same = {Observation, QNetwork, *_SAME_IN_BOTH_MODES}  # themselves, not what inherits
         self._mode_dependent = [m for m in self.modules() if type(m) not in same]
+        self._noisy = [m for m in self.modules() if isinstance(m, NoisyLinear)]
+        self._noise_sizes = [layer.in_features + layer.out_features for layer in self._noisy]
+        self._num_fractions: int | None = getattr(self.head, "num_fractions", None)
 
-    def forward(self, obs: Tensor) -> Any:
-        """Observations [B, …] → what the head makes of them, always with `q_values` [B, A]."""
-        return self.head(self.torso(self.observation(obs)))
+    def forward(self, obs: Tensor, draw: Draw | None = None) -> Any:
+        """Observations [B, …] → what the head makes of them, always with `q_values` [B, A].
+
+        Args:
+            obs: Observations [B, …].
+            draw: What is random in this pass; without it nothing is, as in an evaluation.
+        """
+        noise, fractions = draw or Draw()
+        if noise is not None:
+            self._lend(torch.split(noise, self._noise_sizes, dim=1))
+        features = self.torso(self.observation(obs))
+        output = self.head(features) if fractions is None else self.head(features, fractions)
+        if noise is not None:
+            self._lend([None] * len(self._noisy))
+        return output
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether it has noisy layers: it explores by itself."""
+        return bool(self._noisy)
+
+    def draw_noise(self, num_rows: int, rng: torch.Generator) -> Tensor:
+        """Noise for so many rows [num_rows, R]: e = sgn(z) sqrt(|z|) of normal z."""
+        z = torch.randn(num_rows, sum(self._noise_sizes), generator=rng, device=rng.device)
+        return z.abs().sqrt_().copysign_(z)
+
+    def draws(self, batch_size: int, rng: torch.Generator) -> Draws | None:
+        """What is random in an update; None if nothing is.
+
+        Each of the three passes has noise of its own, the same for all rows.
+        """
+        if not self._noisy and self._num_fractions is None:
+            return None
+        noises: list[Tensor | None] = [None] * 3
+        if self._noisy:
+            noises = list(torch.split(self.draw_noise(3, rng), 1))
+        fractions: list[Tensor | None] = [None] * 2
+        if self._num_fractions is not None:
+            shape = 2, batch_size, self._num_fractions
+            fractions = list(torch.rand(shape, generator=rng, device=rng.device))
+        online, target = (Draw(noises[i], fractions[i]) for i in range(2))
+        return Draws(online, Draw(noises[2]), target)
+
+    def _lend(self, noises: Sequence[Tensor | None]) -> None:
+        for layer, noise in zip(self._noisy, noises, strict=True):
+            layer.noise = noise
 
     def switch(self, training: bool) -> None:
         """`train()` or `eval()` for those layers only that may tell the two apart.

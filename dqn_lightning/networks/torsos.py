@@ -1,7 +1,7 @@
 """Torsos: observations → features."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from math import prod
 from typing import TypeAlias
 
@@ -21,6 +21,8 @@ class MLP(nn.Module):
         widths: Width of each layer; the last is the number of features. Empty for none.
         activation: Makes the activation between layers.
         initialization: Fills each weight in place; PyTorch's default if None.
+        layer_norm: Whether each linear layer is followed by layer normalisation (Ba, Kiros and
+            Hinton 2016).
 
     Raises:
         ValueError: If a width is not positive.
@@ -32,6 +34,7 @@ class MLP(nn.Module):
         widths: Sequence[int] = (256, 256),
         activation: Callable[[], nn.Module] = nn.ReLU,
         initialization: Initialization | None = None,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         if any(width < 1 for width in widths):
@@ -41,13 +44,17 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(
             linear(ins, outs, initialization) for ins, outs in pairwise(sizes)
         )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths if layer_norm)
         self.activation = activation()
 
     def forward(self, obs: Tensor) -> Tensor:
         """Observations [B, …] → features [B, D]."""
         features = obs.flatten(1) if self.flattens else obs
-        for layer in self.layers:
-            features = self.activation(layer(features))
+        for layer, norm in zip_longest(self.layers, self.norms):
+            features = layer(features)
+            if norm is not None:
+                features = norm(features)
+            features = self.activation(features)
         return features
 
 
@@ -65,6 +72,8 @@ class CNN(nn.Module):
             2015).
         widths: Width of each linear layer. If empty, the last convolution's outputs are the
             features.
+        layer_norm: Whether convolutions and linear layers are followed by layer normalisation (Ba,
+            Kiros and Hinton 2016), over all channels and places.
 
     Raises:
         ValueError: If the observation is no picture, or too small for these convolutions.
@@ -78,6 +87,7 @@ class CNN(nn.Module):
         strides: Sequence[int] = (4, 2, 1),
         batch_norm: bool = False,
         widths: Sequence[int] = (512,),
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         if len(obs_shape) != 3:
@@ -96,6 +106,8 @@ class CNN(nn.Module):
             layers.append(nn.Conv2d(ins, outs, kernel_size, stride))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(outs))
+            if layer_norm:
+                layers.append(nn.GroupNorm(1, outs))  # over the whole picture, scaled by channels
             layers.append(nn.ReLU())
             ins, size = outs, [(side - kernel_size) // stride + 1 for side in size]
             if min(size) < 1:
@@ -104,7 +116,7 @@ class CNN(nn.Module):
                     f"CNN with kernel_sizes {list(kernel_sizes)} and strides {list(strides)}"
                 )
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
-        self.linear = MLP((ins * prod(size),), widths)
+        self.linear = MLP((ins * prod(size),), widths, layer_norm=layer_norm)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Pictures [B, C, H, W] → features [B, D]."""

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from math import exp, log, sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -106,7 +107,6 @@ def test_log_policy_equals_the_definition() -> None:
     q = torch.randn(8, 3, dtype=torch.float64)
     for temperature in (0.1, 1.0, 10.0):
         wanted = naive_log_policy(q, temperature)
-        torch.testing.assert_close(functional.log_policy(q, temperature), wanted)
         scaled = functional.scaled_log_policy(q, temperature)
         torch.testing.assert_close(scaled, temperature * wanted)
 
@@ -114,10 +114,10 @@ def test_log_policy_equals_the_definition() -> None:
 def test_log_policy_by_hand() -> None:
     q = torch.tensor([[0.0, log(3.0)], [2 * log(4.0), 0.0]], dtype=torch.float64)
     torch.testing.assert_close(
-        functional.log_policy(q, 1.0).exp()[0], torch.tensor([0.25, 0.75]).double()
+        functional.scaled_log_policy(q, 1.0).exp()[0], torch.tensor([0.25, 0.75]).double()
     )
     torch.testing.assert_close(
-        functional.log_policy(q, 2.0).exp()[1], torch.tensor([0.8, 0.2]).double()
+        (functional.scaled_log_policy(q, 2.0) / 2).exp()[1], torch.tensor([0.8, 0.2]).double()
     )
 
 
@@ -181,37 +181,6 @@ def test_munchausen_without_bonus_and_of_a_cold_policy_is_q_learning(temperature
     )
 
 
-def test_dueling_by_hand() -> None:
-    q = functional.dueling(torch.tensor([[10.0], [0.0]]), torch.tensor([[1.0, 3.0], [4.0, -4.0]]))
-    assert q.tolist() == [[9, 11], [4, -4]]
-
-
-@pytest.mark.parametrize("atoms", [(), (5,)])
-def test_dueling_equals_a_loop(atoms: tuple[int, ...]) -> None:
-    value = torch.randn(8, 1, *atoms, dtype=torch.float64)
-    advantage = torch.randn(8, 3, *atoms, dtype=torch.float64)
-    q = functional.dueling(value, advantage)
-    for row in range(8):
-        mean = sum(advantage[row, a] for a in range(3)) / 3
-        for a in range(3):
-            torch.testing.assert_close(q[row, a], value[row, 0] + advantage[row, a] - mean)
-
-
-@pytest.mark.parametrize("atoms", [(), (5,)])
-def test_dueling_is_identifiable(atoms: tuple[int, ...]) -> None:
-    value, advantage = torch.randn(8, 1, *atoms), torch.randn(8, 3, *atoms)
-    q = functional.dueling(value, advantage)
-    torch.testing.assert_close(functional.dueling(value, advantage + 7), q)
-    torch.testing.assert_close(q.mean(dim=1, keepdim=True), value)
-
-
-def test_factorised_noise_keeps_the_sign_and_takes_the_root_of_the_size() -> None:
-    x = torch.randn(100, dtype=torch.float64)
-    wanted = [sqrt(number) if number > 0 else -sqrt(-number) for number in x.tolist()]
-    torch.testing.assert_close(functional.factorised_noise(x), torch.tensor(wanted).to(x))
-    assert functional.factorised_noise(torch.tensor([0.0, 16.0, -0.25])).tolist() == [0, 4, -0.5]
-
-
 def errors_of(x: Tensor, y: Tensor) -> list[Tensor]:
     """Every error with predictions x and what makes its target of y, both [4, 3]."""
     transition = (x, torch.arange(4) % 3, y[:, 0], y[:, 1], y)
@@ -238,12 +207,12 @@ def test_errors_can_be_recorded_and_repeated_with_other_numbers() -> None:
     x, y = torch.randn(4, 3), torch.randn(4, 3)
     tape = Tape()
     with tape:
-        results = [*errors_of(x, y), functional.dueling(x[:, :1], y)]
+        results = errors_of(x, y)
     kept = tape.keep(*results)
     x.normal_()
     y.normal_()
     tape()
-    wanted = [*errors_of(x, y), functional.dueling(x[:, :1], y)]
+    wanted = errors_of(x, y)
     torch.testing.assert_close(kept, wanted)
 
 
@@ -254,7 +223,6 @@ a = torch.zeros(3, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("formula", "arguments", "named"),
     [
-        (functional.log_policy, (B, 1.0), "q must have rank 2"),
         (functional.scaled_log_policy, (AK, 1.0), "q must have rank 2"),
         (functional.soft_value, (B, 1.0), "q must have rank 2"),
         (functional.munchausen_bonus, (B, a), "q_tm1_target must have rank 2"),
@@ -265,9 +233,6 @@ a = torch.zeros(3, dtype=torch.int64)
         (functional.munchausen_q_learning, (A, a, B, A, A, A), "discount_t must have rank 1"),
         (functional.munchausen_q_learning, (A, a, B, B, B, A), "q_t must have rank 2"),
         (functional.munchausen_q_learning, (A, a, B, B, A, B), "q_tm1_target must have rank 2"),
-        (functional.dueling, (B, A), "value must have rank 2"),
-        (functional.dueling, (A, AK), "advantage must have rank 2"),
-        (functional.dueling, (AK, A), "advantage must have rank 3"),
     ],
 )
 def test_wrong_ranks_are_refused(
@@ -298,7 +263,11 @@ def test_the_gradient_flows_through_the_online_network_only(loss: str, double: b
         weight=torch.ones(4),
         row=torch.arange(4),
     )
-    output = DQN(loss, double)(lambda x: QValues(online(x)), lambda x: QValues(target(x)), batch)
+
+    def values(network: torch.nn.Module) -> Any:
+        return lambda obs, draw: QValues(network(obs))
+
+    output = DQN(loss, double)(values(online), values(target), batch)
     output.loss.mean().backward()
     assert online.weight.grad.abs().sum() > 0
     assert target.weight.grad is None

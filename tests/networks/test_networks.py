@@ -73,7 +73,7 @@ def test_a_head_can_be_initialised_too() -> None:
     network = QNetwork(
         (4,), 2, partial(MLP, widths=(300,)), partial(ValueHead, initialization=Normal(5))
     )
-    assert network.head.values.weight.std().item() == pytest.approx(5, rel=0.1)
+    assert network.head.values.actions.weight.std().item() == pytest.approx(5, rel=0.1)
 
 
 def test_a_cnn_is_the_network_of_the_nature_paper_unless_told_otherwise() -> None:

@@ -1,0 +1,95 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dqn_lightning.networks import (
+    MLP,
+    CategoricalHead,
+    ImplicitQuantileHead,
+    QNetwork,
+    QuantileHead,
+    ValueHead,
+)
+from dqn_lightning.networks.acting import greedy_policy, value_functions
+from dqn_lightning.types import Draw
+
+HEADS = [ValueHead, CategoricalHead, QuantileHead, ImplicitQuantileHead]
+
+
+def test_advantages_have_the_mean_zero_whatever_the_layers_say() -> None:
+    head = ValueHead(4, 3, dueling=True)
+    features = torch.randn(5, 4)
+    before = head(features).q_values
+    torch.testing.assert_close(before.mean(1, keepdim=True), head.values.state(features))
+    with torch.no_grad():
+        head.values.actions.bias += 7.0  # the same for all actions
+    torch.testing.assert_close(head(features).q_values, before)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_streams_may_have_a_hidden_layer(head: type[nn.Module]) -> None:
+    made = head(4, 3, dueling=True, stream_width=6)
+    widths = [layer.out_features for layer in made.modules() if isinstance(layer, nn.Linear)]
+    assert widths.count(6) == 2
+    assert made(torch.randn(5, 4)).q_values.shape == (5, 3)
+
+
+def test_a_distributions_value_is_its_mean() -> None:
+    head = CategoricalHead(1, 2, num_atoms=3, v_min=-1.0, v_max=3.0)
+    assert head.atoms.tolist() == [-1.0, 1.0, 3.0]
+    with torch.no_grad():
+        head.logits.actions.weight.zero_()
+        bias = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]).log()
+        head.logits.actions.bias.copy_(bias.flatten())
+    torch.testing.assert_close(head(torch.ones(1, 1)).q_values, torch.tensor([[0.5, 2.4]]))
+    with pytest.raises(ValueError, match="v_min < v_max, got 51 from 1 to 1"):
+        CategoricalHead(1, 2, v_min=1, v_max=1)
+
+
+def test_quantiles_lie_at_the_midpoints_and_their_mean_is_the_value() -> None:
+    head = QuantileHead(4, 3, num_quantiles=4)
+    output = head(torch.randn(5, 4))
+    assert output.fractions.tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert output.quantiles.shape == (5, 3, 4)
+    torch.testing.assert_close(output.q_values, output.quantiles.sum(2) / 4)
+
+
+def test_quantiles_at_any_fractions_are_those_of_the_paper() -> None:
+    head = ImplicitQuantileHead(6, 3, num_cosines=5)
+    features, fractions = torch.randn(2, 6), torch.rand(2, 4)
+    output = head(features, fractions)
+    for b in range(2):
+        for k in range(4):
+            cosines = [math.cos(math.pi * i * float(fractions[b, k])) for i in range(5)]
+            embedded = head.embedding(torch.tensor(cosines)).relu()
+            expected = head.quantiles.actions(features[b] * embedded)
+            torch.testing.assert_close(output.quantiles[b, :, k], expected)
+    torch.testing.assert_close(output.q_values, output.quantiles.mean(2))
+    assert head(features).fractions[:2].tolist() == [1 / 64, 3 / 64]  # to act by
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("width", [None, 5])
+def test_numpy_chooses_a_dueling_networks_actions(dueling: bool, width: int | None) -> None:
+    def head(ins: int, outs: int) -> nn.Module:
+        return ValueHead(ins, outs, dueling, width)
+
+    network = QNetwork((4,), 3, MLP, head)
+    assert value_functions(network)
+    obs = torch.randn(1_000, 4)
+    chosen = greedy_policy(network)(obs.numpy())
+    assert chosen.tolist() == network(obs).q_values.argmax(1).tolist()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_pass_without_a_draw_is_the_same_each_time(head: type[nn.Module]) -> None:
+    network = QNetwork((4,), 3, MLP, head, noisy=True)
+    obs, chance = torch.randn(5, 4), torch.Generator()
+    before = network(obs).q_values
+    draws = network.draws(5, chance)
+    assert draws is not None
+    assert not torch.equal(network(obs, draws.online).q_values, before)
+    assert torch.equal(network(obs).q_values, before)
+    assert torch.equal(network(obs, Draw()).q_values, before)

@@ -1,0 +1,107 @@
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dqn_lightning.networks import CNN, MLP, ImplicitQuantileHead, NoisyLinear, QNetwork, ValueHead
+from dqn_lightning.networks.acting import greedy_policy
+from dqn_lightning.networks.layers import make_noisy
+
+
+def test_a_noisy_layer_has_the_weights_of_the_paper() -> None:
+    layer = NoisyLinear(3, 2)
+    nn.init.normal_(layer.weight_sigma), nn.init.normal_(layer.bias_sigma)
+    x, noise = torch.randn(4, 3), torch.randn(1, 5)
+    layer.noise = noise
+    e_in, e_out = noise[0, :3], noise[0, 3:]
+    weight = layer.weight + layer.weight_sigma * torch.outer(e_out, e_in)
+    bias = layer.bias + layer.bias_sigma * e_out
+    torch.testing.assert_close(layer(x), x @ weight.T + bias)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 6, 3)])
+def test_rows_may_have_noise_of_their_own(shape: tuple[int, ...]) -> None:
+    layer, x, noise = NoisyLinear(3, 2), torch.randn(shape), torch.randn(4, 5)
+    layer.noise = noise
+    together = layer(x)
+    for i in range(4):
+        layer.noise = noise[i : i + 1]
+        torch.testing.assert_close(together[i], layer(x[i : i + 1])[0])
+
+
+def test_all_linear_layers_become_noisy_with_the_means_they_had() -> None:
+    network = nn.Sequential(
+        nn.Linear(16, 4), nn.ModuleDict({"deep": nn.Sequential(nn.Linear(4, 2))})
+    )
+    weights = [p.detach().clone() for p in network.parameters()]
+    make_noisy(network, sigma=0.5)
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    assert [type(layer) for layer in layers] == [NoisyLinear, NoisyLinear]
+    means = [p for layer in layers for p in (layer.weight, layer.bias)]
+    assert all(map(torch.equal, means, weights))
+    assert layers[0].weight_sigma.unique().tolist() == [0.125]  # 0.5 / sqrt(16)
+    assert layers[1].bias_sigma.unique().tolist() == [0.25]
+
+
+def test_noise_is_the_signed_root_of_a_normal_variable() -> None:
+    network = QNetwork((4,), 2, MLP, ValueHead, noisy=True)
+    noise = network.draw_noise(200, torch.Generator().manual_seed(0))
+    sizes = [
+        layer.in_features + layer.out_features
+        for layer in network.modules()
+        if isinstance(layer, NoisyLinear)
+    ]
+    assert noise.shape == (200, sum(sizes))
+    assert noise.mean().item() == pytest.approx(0, abs=0.01)
+    assert noise.square().mean().item() == pytest.approx(math.sqrt(2 / math.pi), abs=0.01)  # E |z|
+    assert noise.pow(4).mean().item() == pytest.approx(1, abs=0.02)  # E z^2
+
+
+def test_online_selector_and_target_have_noise_of_their_own() -> None:
+    network = QNetwork((4,), 2, MLP, ImplicitQuantileHead, noisy=True)
+    draws: Any = network.draws(7, torch.Generator())
+    correlations = torch.corrcoef(torch.cat([draw.noise for draw in draws]))
+    assert (correlations - torch.eye(3)).abs().max() < 0.2
+    assert not torch.equal(draws.online.fractions, draws.target.fractions)
+    again: Any = network.draws(7, torch.Generator())
+    assert all(torch.equal(a.noise, b.noise) for a, b in zip(draws, again, strict=True))
+
+
+def test_networks_without_chance_draw_nothing() -> None:
+    chance = torch.Generator()
+    before = chance.get_state()
+    assert QNetwork((4,), 2, MLP, ValueHead).draws(5, chance) is None
+    assert torch.equal(chance.get_state(), before)
+
+
+def test_a_copy_has_noisy_layers_of_its_own() -> None:
+    network = QNetwork((4,), 2, MLP, ValueHead, noisy=True)
+    other, obs = copy.deepcopy(network), torch.randn(3, 4)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    draws = other.draws(3, torch.Generator())
+    assert draws is not None
+    assert torch.equal(network(obs, draws.online).q_values, torch.zeros(3, 2))
+    assert other(obs, draws.online).q_values.abs().min() > 0
+
+
+def test_every_environment_acts_with_noise_of_its_own_in_every_step() -> None:
+    torch.manual_seed(0)
+    network = QNetwork((4,), 5, MLP, ValueHead, noisy=True)
+    obs = np.ones((300, 4), np.float32)
+    assert len(set(greedy_policy(network)(obs))) == 1  # an evaluation
+    act = greedy_policy(network, rng=torch.Generator())
+    first, second = act(obs), act(obs)
+    assert len(set(first)) > 1
+    assert first.tolist() != second.tolist()
+
+
+def test_convolutions_are_not_noisy_but_what_follows_is() -> None:
+    network = QNetwork((3, 84, 84), 2, CNN, ValueHead, noisy=True)
+    kinds = {type(m) for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    assert kinds == {nn.Conv2d, NoisyLinear}
