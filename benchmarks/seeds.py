@@ -1,6 +1,7 @@
 """Train a config on several seeds, one after the other, and test each `best.ckpt`.
 
     python benchmarks/seeds.py configs/cartpole.yaml --seeds 1 2 3 4 5
+    python benchmarks/seeds.py configs/cartpole.yaml configs/variants/c51.yaml
 
 Prints one row per seed: the mean return over 100 episodes on other seeds than training and
 evaluation had, its standard deviation, the least return, where the best evaluation was, and the
@@ -18,12 +19,16 @@ from pathlib import Path
 TRAIN = Path(__file__).parents[1] / "train.py"
 
 
-def train_and_test(config: Path, seed: int, flags: list[str]) -> tuple[dict[str, float], float]:
+def train_and_test(
+    configs: list[Path], seed: int, flags: list[str]
+) -> tuple[dict[str, float], float]:
     """The content of `test.json`, and the seconds that training took."""
-    name = f"{config.stem}-seed-{seed}"
+    name = f"{'_'.join(config.stem for config in configs)}-seed-{seed}"
     if Path("checkpoints", name).exists():
         raise SystemExit(f"checkpoints/{name} is there already")
-    fit = ["fit", "--config", str(config), "--run_name", name, "--seed_everything", str(seed)]
+    fit = ["fit", "--run_name", name, "--seed_everything", str(seed)]
+    for config in configs:
+        fit += ["--config", str(config)]
     started = time.perf_counter()
     subprocess.run([sys.executable, str(TRAIN), *fit, *flags], check=True, capture_output=True)
     seconds = time.perf_counter() - started
@@ -34,13 +39,13 @@ def train_and_test(config: Path, seed: int, flags: list[str]) -> tuple[dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path)
+    parser.add_argument("configs", type=Path, nargs="+", help="the later ones change the first")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     arguments, flags = parser.parse_known_args()  # what is not ours is train.py's
     print("| seed | return | std | least | best at step | seconds |\n|---|---|---|---|---|---|")
     means, times = [], []
     for seed in arguments.seeds:
-        result, seconds = train_and_test(arguments.config, seed, flags)
+        result, seconds = train_and_test(arguments.configs, seed, flags)
         means.append(result["return_mean"])
         times.append(seconds)
         print(

@@ -1,6 +1,7 @@
 """What the command line is given: its arguments, the configuration they call for, a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> li
     if flags & {"-c", "--config"}:
         return [command, *_config_first(arguments[1:])]
     config = default_configs.get(command)
-    checkpoint = _value_of("--ckpt_path", arguments)
+    checkpoint = next(_values_of(("--ckpt_path",), arguments), None)
     if checkpoint is not None:
         config = Path(checkpoint).parent / "config.yaml"
         if not Path(checkpoint).is_file():
@@ -53,12 +54,12 @@ def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> li
 
 def _with_last_found(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
     """The same with the path of the run's `last.ckpt` in place of `--ckpt_path last`."""
-    if _value_of("--ckpt_path", arguments) != "last":
+    if next(_values_of(("--ckpt_path",), arguments), None) != "last":
         return arguments
-    name = _value_of("--run_name", arguments)
+    name = next(_values_of(("--run_name",), arguments), None)
     if name is None:
-        config = _value_of("--config", arguments) or _value_of("-c", arguments)
-        name = Path(config or default_configs.get("fit", Path("run"))).stem
+        configs = list(_values_of(("-c", "--config"), arguments))
+        name = name_of(configs or [str(default_configs.get("fit", "run"))])
     found = str(RUNS / name / "last.ckpt")
     if "--ckpt_path=last" in arguments:
         return [a if a != "--ckpt_path=last" else f"--ckpt_path={found}" for a in arguments]
@@ -79,13 +80,20 @@ def _config_first(arguments: list[str]) -> list[str]:
     return [*configs, *others]
 
 
-def _value_of(flag: str, arguments: list[str]) -> str | None:
-    for i, argument in enumerate(arguments):
-        if argument == flag and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.removeprefix(f"{flag}=")
-    return None
+def _values_of(flags: tuple[str, ...], arguments: list[str]) -> Iterator[str]:
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        flag, is_joined, value = argument.partition("=")
+        if flag in flags and (is_joined or following is not None):
+            yield value if is_joined else following
+
+
+def name_of(configs: Sequence[str]) -> str:
+    """The name of a run of these configurations, each of which changes the one before.
+
+    >>> name_of(["configs/cartpole.yaml", "configs/variants/c51.yaml"])
+    'cartpole_c51'
+    """
+    return "_".join(Path(config).stem for config in configs)
 
 
 def _no_file(path: Path) -> str:

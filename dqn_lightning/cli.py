@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from rich.console import Console
 
 from dqn_lightning import ranks
-from dqn_lightning.arguments import RUNS, check_fits, read_checkpoint, with_config
+from dqn_lightning.arguments import RUNS, check_fits, name_of, read_checkpoint, with_config
 from dqn_lightning.callbacks import (
     Checkpoints,
     EpisodeLog,
@@ -125,7 +125,7 @@ class DQNCLI(LightningCLI):
             "--run_name",
             type=str | None,
             default=None,
-            help="Name of the run's folder in checkpoints/; the config's name if not given.",
+            help="Name of the run's folder in checkpoints/; the configs' names if not given.",
         )
         parser.add_argument(
             "--num_threads",
@@ -243,8 +243,8 @@ class DQNCLI(LightningCLI):
         return self.checkpoint is not None and "optimizer_states" in self.checkpoint
 
     def _run_name(self) -> str:
-        configs = self._get(self.config, "config") or []
-        return self._get(self.config, "run_name") or (Path(configs[-1]).stem if configs else "run")
+        configs = [str(path) for path in self._get(self.config, "config") or []]
+        return self._get(self.config, "run_name") or name_of(configs) or "run"
 
     def _resumed_folder(self) -> Path | None:
         """The checkpoint's folder, if its run is to go on under its own name."""

@@ -1,6 +1,7 @@
 """The LightningModule: online and target network, objective, updates."""
 
 import copy
+import inspect
 import math
 import os
 import warnings
@@ -18,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dqn_lightning import ranks
@@ -57,8 +58,12 @@ class DQNModule(LightningModule):
         num_actions: Number of actions A.
         obs_classes: Number of classes of each element of a discrete observation, else None.
         network: Makes the torso: shape of an observation → module that makes features.
-        head: Makes the head: number of features, number of actions → module that makes values.
+        head: Makes the head: number of features, number of actions → module that makes values. The
+            objective brings its own if None.
         objective: What an update makes smaller; `DQN()` if None.
+        dueling: Whether the head is that of a dueling network (Wang et al. 2016).
+        noisy: Whether all linear layers are noisy (Fortunato et al. 2018), which explores: an
+            `epsilon` of 0 goes with it.
         optimizer: Makes the optimiser of the online network's parameters.
         lr_scheduler: Makes a learning-rate schedule, stepped after every update.
         act_in_train_mode: Whether the network stays in training mode while it acts in training, as
@@ -70,6 +75,7 @@ class DQNModule(LightningModule):
 
     Raises:
         ValueError: If the network does not make features.
+        ConfigError: If the head is none for the objective.
     """
 
     def __init__(
@@ -78,8 +84,10 @@ class DQNModule(LightningModule):
         num_actions: int,
         obs_classes: Sequence[int] | None = None,
         network: TorsoFactory = MLP,
-        head: HeadFactory = ValueHead,
+        head: HeadFactory | None = None,
         objective: Objective | None = None,
+        dueling: bool = False,
+        noisy: bool = False,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         act_in_train_mode: bool = False,
@@ -93,9 +101,13 @@ class DQNModule(LightningModule):
             "obs_classes": None if obs_classes is None else tuple(obs_classes),
         }
         self.automatic_optimization = False
-        self.online = QNetwork(obs_shape, num_actions, network, head, obs_classes)
-        self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.objective = objective or DQN()
+        make_head: Any = head or getattr(self.objective, "head", ValueHead)
+        if dueling:
+            make_head = _dueling(make_head)
+        self.online = QNetwork(obs_shape, num_actions, network, make_head, obs_classes, noisy)
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self._check_head(torch.zeros(1, *obs_shape))
         self.grad_transforms: list[GradTransform] = []
         self.after_update: list[AfterUpdate] = []
         self._make_optimizer = optimizer
@@ -107,6 +119,25 @@ class DQNModule(LightningModule):
         self._means = _Means()
         self._configured: dict[str, Any] | None = None  # the optimiser's settings, when it saved
         self.summary: Summary | None = None  # of the newest evaluation
+
+    def _check_head(self, obs: Tensor) -> None:
+        wanted = getattr(self.objective, "output", None)
+        with torch.no_grad():  # by the target's copy, for layers may count what they see
+            output = copy.deepcopy(self.target).eval()(obs)
+        if wanted is not None and not isinstance(output, wanted):
+            head, objective = type(self.online.head).__name__, type(self.objective).__name__
+            raise ConfigError(
+                f"model.head: {head} makes {type(output).__name__}, the objective {objective} "
+                f"needs {wanted.__name__}; leave model.head out and it brings one"
+            )
+
+    def _check_n_step(self) -> None:
+        greatest = getattr(self.objective, "max_n_step", None)
+        n_step = getattr(getattr(self.trainer, "datamodule", None), "n_step", 1)
+        if greatest is not None and n_step != greatest:
+            raise ConfigError(
+                f"data.n_step: an objective with munchausen is for {greatest} step, got {n_step}"
+            )
 
     # Acting -------------------------------------------------------------------------------------
 
@@ -160,6 +191,9 @@ class DQNModule(LightningModule):
         if getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
             raise ConfigError("trainer.sync_batchnorm: PyTorch has it for GPUs only")
         check_device(self.engine, strategy.root_device)
+        self._check_n_step()
+        self.rng = torch.Generator(strategy.root_device)
+        self.rng.manual_seed(torch.initial_seed())
         # Evaluations are gathered before they are logged: all ranks log the same values.
         warnings.filterwarnings("ignore", r".*`self.log\('(eval|test)/.*sync_dist=True.*")
 
@@ -196,7 +230,7 @@ class DQNModule(LightningModule):
         self._engine = make_engine(self.engine, self.device, *parts)
         self._policy: Act = self.greedy_actions
         if type(self).act is DQNModule.act:
-            self._policy = greedy_policy(self.online, self.act_in_train_mode)
+            self._policy = greedy_policy(self.online, self.act_in_train_mode, self.rng)
         self._held = self._memory()
 
     def _memory(self) -> tuple[Any, ...]:
@@ -230,7 +264,8 @@ class DQNModule(LightningModule):
                 if rollout.due != told:  # the environments have stepped on
                     self._notify(Clock(rollout.due - 1, rollout.episodes_before_step, grad_steps))
                     told = rollout.due
-                output = self._engine.update(_on_device(batch, device))
+                batch = _on_device(batch, device)
+                output = self._engine.update(batch, self.online.draws(len(batch.row), self.rng))
                 if rollout.has_priorities:
                     rollout.set_priorities(batch.row, output.priority)
                 self._means.add(output)
@@ -419,6 +454,14 @@ class _Means:
         loss, td_error = (float(sums.mean()) / self._count for sums in self._sums)
         self._sums, self._count = None, 0
         return {"train/loss": loss, "train/td_error": td_error}
+
+
+def _dueling(make_head: Callable[..., nn.Module]) -> HeadFactory:
+    try:
+        inspect.signature(make_head).bind(1, 1, dueling=True)
+    except TypeError as error:
+        raise ConfigError(f"model.dueling: the head {make_head} does not know it") from error
+    return partial(make_head, dueling=True)
 
 
 def _plain_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

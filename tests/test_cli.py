@@ -268,12 +268,26 @@ def test_every_shipped_config_trains(config: Path) -> None:
     assert Path("checkpoints", config.stem, "last.ckpt").exists()
 
 
+VARIANTS = sorted((ROOT / "configs" / "variants").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda path: path.stem)
+def test_every_variant_of_cartpole_trains_and_goes_on(variant: Path) -> None:
+    configs = ["--config", str(CARTPOLE), "--config", str(variant)]
+    flags = ["--trainer.max_steps=2", "--data.learning_starts_env_steps=200"]
+    assert main(["fit", *configs, *flags]) == 0
+    run = Path("checkpoints", f"cartpole_{variant.stem}")
+    assert main(["fit", *configs, "--ckpt_path=last", "--trainer.max_steps=4"]) == 0
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
 def test_networks_and_schedules_can_be_chosen_by_flags() -> None:
     network, head = "--model.network.init_args", "--model.head.init_args"
     flags = [
         f"{network}.activation=torch.nn.Tanh",
         f"{network}.initialization=dqn_lightning.networks.Normal",
         f"{network}.initialization.init_args.std=0.001",
+        "--model.head=dqn_lightning.networks.ValueHead",
         f"{head}.initialization=dqn_lightning.networks.Orthogonal",
         "--data.epsilon=dqn_lightning.Exponential",
         "--data.epsilon.init_args.start=0.9",
@@ -311,6 +325,7 @@ def test_last_is_the_newest_checkpoint_of_the_run_that_is_named() -> None:
             ([], "default"),
             (["--run_name=mine"], "mine"),
             (["--config", "configs/other.yaml"], "other"),
+            (["--config=configs/other.yaml", "-c", "variants/this.yaml"], "other_this"),
         ):
             path = Path("checkpoints", run, "last.ckpt")
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def test_commands_name_files_and_flags_that_exist() -> None:
     assert len(commands) > 5
     for script, arguments in commands:
         assert (ROOT / script).is_file()
-        for config in re.findall(r"configs/\w+\.yaml", arguments):
+        for config in re.findall(r"configs/[\w/]+\.yaml", arguments):
             assert (ROOT / config).is_file()
         assert not arguments.split() or arguments.split()[0] in DQNCLI.subcommands()
 

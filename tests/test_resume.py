@@ -129,6 +129,40 @@ CASES = {
         ),
         437,
     ),
+    "rainbow": (
+        "cartpole",
+        (
+            *CARTPOLE_SHORT,
+            "--data.n_step=3",
+            "--data.epsilon=0",
+            "--data.sampler=dqn_lightning.replay.Prioritized",
+            "--model.objective=dqn_lightning.losses.C51",
+            "--model.objective.double=true",
+            "--model.objective.v_max=100",
+            "--model.dueling=true",
+            "--model.noisy=true",
+        ),
+        437,
+    ),
+    "quantiles at random, noise, two environments": (
+        "cartpole",
+        (
+            *CARTPOLE_SHORT,
+            "--data.num_envs=2",
+            "--model.objective=dqn_lightning.losses.IQN",
+            "--model.noisy=true",
+        ),
+        437,
+    ),
+    "quantiles": (
+        "cartpole",
+        (
+            *CARTPOLE_SHORT,
+            "--model.objective=dqn_lightning.losses.QRDQN",
+            "--model.objective.num_quantiles=8",
+        ),
+        437,
+    ),
     "several in turn": (
         "acrobot",
         (*CARTPOLE_SHORT, "--data.num_envs=3", "--data.env_kwargs.max_episode_steps=60"),

@@ -77,7 +77,7 @@ class FullState(Callback):
         state = {
             "environment": _environment(data),
             "collector": collector.state_dict(),
-            "generators": _generators(),
+            "generators": {**_generators(), "noise": pl_module.rng.get_state()},
             "buffers": {name: buffer.cpu() for name, buffer in pl_module.named_buffers()},
             "pieces": [list(piece) for piece in pieces],
         }
@@ -220,6 +220,9 @@ class FullState(Callback):
         """Set what anyone may draw from or change, when nobody does any more before training."""
         if self._state is not None:
             _set_generators(self._state["generators"])
+            noise = self._state["generators"]["noise"]
+            if len(noise) == len(pl_module.rng.get_state()):  # else it is of another device
+                pl_module.rng.set_state(noise)
             for name, buffer in pl_module.named_buffers():
                 buffer.copy_(self._state["buffers"][name])
         if self._tables is not None:

@@ -12,7 +12,7 @@ from dqn_lightning.engines.eager import Eager
 from dqn_lightning.engines.traced import Traced
 from dqn_lightning.errors import UntraceableError
 from dqn_lightning.losses import ObjectiveOutput
-from dqn_lightning.types import Batch
+from dqn_lightning.types import Batch, Draws
 
 EngineName: TypeAlias = Literal["auto", "eager", "traced", "cudagraph"]
 
@@ -25,7 +25,7 @@ class Engine(Protocol):
         """What `model.engine` calls it."""
         ...
 
-    def update(self, batch: Batch) -> ObjectiveOutput:
+    def update(self, batch: Batch, draws: Draws | None = None) -> ObjectiveOutput:
         """Take one optimiser step on a batch; gives its loss [B] and priority [B]."""
         ...
 
@@ -77,14 +77,14 @@ class Automatic:
         """That of the engine in use."""
         return self._engine.name
 
-    def update(self, batch: Batch) -> ObjectiveOutput:
+    def update(self, batch: Batch, draws: Draws | None = None) -> ObjectiveOutput:
         """Take one optimiser step on a batch; gives its loss [B] and priority [B]."""
         try:
-            return self._engine.update(batch)
+            return self._engine.update(batch, draws)
         except UntraceableError as error:
             self._engine.close()
             self._fall_back(error)
-            return self._engine.update(batch)
+            return self._engine.update(batch, draws)
 
     def close(self) -> None:
         """Give the networks and the optimiser back as they were."""

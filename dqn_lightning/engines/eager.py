@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from dqn_lightning import ranks
 from dqn_lightning.losses import Objective, ObjectiveOutput
 from dqn_lightning.networks import QNetwork
-from dqn_lightning.types import Batch
+from dqn_lightning.types import Batch, Draws
 
 GradTransform: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 """A pure function of the gradients, in the order of the parameters."""
@@ -55,9 +55,9 @@ class Eager:
         self.grad_transforms = grad_transforms
         self.parameters = [p for p in online.parameters() if p.requires_grad]
 
-    def update(self, batch: Batch) -> ObjectiveOutput:
+    def update(self, batch: Batch, draws: Draws | None = None) -> ObjectiveOutput:
         """Take one optimiser step on a batch; gives its detached loss [B] and priority [B]."""
-        output, ours = self.differentiate(batch)
+        output, ours = self.differentiate(batch, draws)
         gradients = ranks.mean(ours)
         for transform in self.grad_transforms:
             gradients = transform(gradients)
@@ -66,11 +66,14 @@ class Eager:
         self.optimizer.step()
         return output
 
-    def differentiate(self, batch: Batch) -> tuple[ObjectiveOutput, Sequence[Tensor]]:
+    def differentiate(
+        self, batch: Batch, draws: Draws | None = None
+    ) -> tuple[ObjectiveOutput, Sequence[Tensor]]:
         """The batch's detached loss [B] and priority [B], and the gradients of its mean loss."""
         self.online.switch(training=True)
         self.target.switch(training=False)
-        output = self.objective(self.online, self.target, batch)
+        random = () if draws is None else (draws,)  # an objective of somebody's may know of none
+        output = self.objective(self.online, self.target, batch, *random)
         loss = (batch.weight * output.loss).mean()
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         return ObjectiveOutput(output.loss.detach(), output.priority), gradients

@@ -63,7 +63,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch has i
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         args, kwargs = tree_map_only(Tensor, self.tensor, (args, kwargs))
-        results = [self.tensor(tensor) for tensor in _tensors(result)]
+        results = [self.tensor(tensor) for tensor in tensors(result)]
         self._records.append(_Record(func, args, kwargs, results))
         return result
 
@@ -97,7 +97,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch has i
 def _is_by_numbers(func: Any, args: Any) -> bool:
     """Whether this is indexing by integers: the shape of what it gives is known."""
     masks = (torch.bool, torch.uint8)
-    return func is aten.index.Tensor and all(t.dtype not in masks for t in _tensors(args[1]))
+    return func is aten.index.Tensor and all(t.dtype not in masks for t in tensors(args[1]))
 
 
 class _Record(NamedTuple):
@@ -111,7 +111,7 @@ class _Record(NamedTuple):
     @property
     def reads(self) -> set[int]:
         """Memory that is read, or written in place."""
-        return {_memory(tensor) for tensor in _tensors((self.args, self.kwargs))}
+        return {_memory(tensor) for tensor in tensors((self.args, self.kwargs))}
 
     @property
     def writes(self) -> set[int]:
@@ -132,11 +132,12 @@ class _Record(NamedTuple):
         return not self.has_effect and {_memory(tensor) for tensor in self.results} <= self.reads
 
     def run(self) -> list[Tensor]:
-        return list(_tensors(self.func(*self.args, **self.kwargs)))
+        return tensors(self.func(*self.args, **self.kwargs))
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))
+def tensors(tree: Any) -> list[Tensor]:
+    """All tensors in tuples, lists and dictionaries."""
+    return [leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor)]
 
 
 def _memory(tensor: Tensor) -> int:

@@ -4,16 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from dqn_lightning import ranks
 from dqn_lightning.engines.eager import Eager
 from dqn_lightning.engines.gradient import Gradient
 from dqn_lightning.engines.step import Step, agree, snapshot, take_back
-from dqn_lightning.engines.tape import Tape
+from dqn_lightning.engines.tape import Tape, tensors
 from dqn_lightning.errors import UntraceableError
 from dqn_lightning.losses import ObjectiveOutput
 from dqn_lightning.networks.layers import is_hooked
-from dqn_lightning.types import Batch
+from dqn_lightning.types import Batch, Draws
 
 _FAILURES = (NotImplementedError, RuntimeError, UntraceableError, ValueError)
 """What operations raise that a tape cannot hold, sparse ones for example."""
@@ -44,15 +46,17 @@ class Traced(Eager):
         self._step = Step(self._gradient, self.optimizer, self.grad_transforms, self.make_tape)
         self._tape: Any = None
         self._is_trusted = False
-        self._inputs: Batch
+        self._inputs: tuple[Batch, Draws | None]
+        self._input_tensors: list[Tensor]
         self._output: ObjectiveOutput
 
-    def update(self, batch: Batch) -> ObjectiveOutput:
+    def update(self, batch: Batch, draws: Draws | None = None) -> ObjectiveOutput:
         """Take one optimiser step on a batch; gives its loss [B] and priority [B]."""
-        if self._tape is None or batch.obs.shape != self._inputs.obs.shape:
-            self._record(batch)
+        if self._tape is None or batch.obs.shape != self._input_tensors[0].shape:
+            self._record(batch, draws)
         else:
-            torch._foreach_copy_(self._inputs, batch)
+            given = batch if draws is None else tensors((batch, draws))
+            torch._foreach_copy_(self._input_tensors, given)
             if not self._is_trusted:
                 self._compare(self._tape)
             self._tape()
@@ -75,8 +79,9 @@ class Traced(Eager):
         if len({parameter.dtype for parameter in self.parameters}) > 1:
             raise UntraceableError("parameters are of several dtypes")
 
-    def _record(self, batch: Batch) -> None:
-        self._inputs = Batch(*(tensor.clone() for tensor in batch))
+    def _record(self, batch: Batch, draws: Draws | None) -> None:
+        self._inputs = tree_map_only(Tensor, Tensor.clone, (batch, draws))
+        self._input_tensors = tensors(self._inputs)
         tape, restore = self.make_tape(), self._restorer()
         try:
             self._warm_up()
@@ -90,7 +95,7 @@ class Traced(Eager):
         self._tape, self._is_trusted = tape, False
 
     def _differentiate(self) -> ObjectiveOutput:
-        output, gradients = self.differentiate(self._inputs)
+        output, gradients = self.differentiate(*self._inputs)
         torch.cat([gradient.flatten() for gradient in gradients], out=self._gradient.vector)
         return output
 

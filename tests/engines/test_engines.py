@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from dqn_lightning.callbacks.gradient_clamp import GradientClamp
 from dqn_lightning.engines import Automatic, CUDAGraph, Eager, Traced, make_engine
 from dqn_lightning.errors import UntraceableError
-from dqn_lightning.losses import DQN, ObjectiveOutput
+from dqn_lightning.losses import C51, DQN, IQN, QRDQN, Munchausen, ObjectiveOutput
 from dqn_lightning.networks import CNN, MLP, FrameDifference, QNetwork, ValueHead
 from dqn_lightning.types import Batch
 
@@ -69,15 +69,19 @@ def engine(
     objective: Any = None,
     optimizer: str = "fused_adam",
     transforms: Any = "none",
+    dueling: bool = False,
+    noisy: bool = False,
 ) -> Any:
     torso, shape, _ = NETWORKS[network]
+    objective = objective or DQN()
+    head = partial(getattr(objective, "head", ValueHead), dueling=dueling)
     torch.manual_seed(3)
-    online = QNetwork(shape, 3, torso, ValueHead)
+    online = QNetwork(shape, 3, torso, head, noisy=noisy)
     target = copy.deepcopy(online).requires_grad_(False)
     made: Optimizer = OPTIMIZERS[optimizer](online.parameters())
     if isinstance(transforms, str):
         transforms = TRANSFORMS[transforms]
-    return kind(online, target, objective or DQN(), made, transforms)
+    return kind(online, target, objective, made, transforms)
 
 
 def batches(network: str = "mlp", number: int = 200, size: int = 16) -> Iterator[Batch]:
@@ -104,12 +108,14 @@ def batches(network: str = "mlp", number: int = 200, size: int = 16) -> Iterator
 def learn(subject: Any, data: Iterator[Batch], lr: Callable[[int], float] | None = None) -> Any:
     """Every loss and priority, and the weights in the end."""
     torch.manual_seed(11)
+    chance = torch.Generator().manual_seed(13)
     given = []
     for i, batch in enumerate(data):
         if lr is not None:
             for group in subject.optimizer.param_groups:
                 group["lr"] = lr(i)
-        output = subject.update(batch)
+        draws = subject.online.draws(len(batch.row), chance)
+        output = subject.update(batch, draws)
         given.append(torch.stack([output.loss, output.priority]).clone())
         if i % 10 == 9:
             subject.target.load_state_dict(subject.online.state_dict())
@@ -139,6 +145,33 @@ def test_every_network_and_objective_learns_as_eager_to_the_bit(
 ) -> None:
     weights, wanted = assert_as_eager(network=network, objective=DQN(loss, double))
     assert torch.equal(weights, wanted)  # the operations are the same ones
+
+
+OBJECTIVES: dict[str, Any] = {
+    "rescaled": DQN(rescaled=True),
+    "rescaled, double": DQN("squared", double=True, rescaled=True),
+    "munchausen": DQN(munchausen=Munchausen()),
+    "c51": C51(v_min=-3, v_max=3),
+    "c51, double": C51(11, v_min=-3, v_max=3, double=True),
+    "qrdqn": QRDQN(num_quantiles=20),
+    "qrdqn, double": QRDQN(num_quantiles=5, kappa=0, double=True),
+    "qrdqn, munchausen": QRDQN(num_quantiles=5, munchausen=Munchausen()),
+    "iqn": IQN(),
+    "iqn, double": IQN(double=True),
+    "iqn, munchausen": IQN(munchausen=Munchausen()),
+}
+
+
+@pytest.mark.parametrize("switches", [{}, {"dueling": True, "noisy": True}], ids=["bare", "full"])
+@pytest.mark.parametrize("objective", ["plain", *OBJECTIVES])
+def test_every_objective_and_head_learns_as_eager(objective: str, switches: Any) -> None:
+    weights, wanted = assert_as_eager(objective=OBJECTIVES.get(objective, DQN()), **switches)
+    assert torch.equal(weights, wanted)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_learns_from_pictures_as_eager(objective: str) -> None:
+    assert_as_eager(network="cnn", objective=OBJECTIVES[objective], dueling=True, noisy=True)
 
 
 @pytest.mark.parametrize("transforms", TRANSFORMS)

@@ -1,0 +1,212 @@
+"""Parts of the DQN family beside tianshou's and TorchRL's: prioritised drawing, two losses.
+
+    python -m benchmarks.throughput --part parts
+
+The others' own functions are called, their networks replaced by tensors that are there already. One
+thread, batches of 128, in turn; medians.
+"""
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from dqn_lightning.losses import distributional
+from dqn_lightning.networks.heads import midpoints
+from dqn_lightning.replay import Prioritized, ReplayBuffer
+from dqn_lightning.replay.samplers import Pool
+
+BATCH, ACTIONS, ROWS = 128, 4, 2**20
+Part = Callable[[], object]
+
+
+def draw_and_update() -> dict[str, Part]:
+    """Draw 128 of 2^20 rows by priority, with their weights, and set their new priorities."""
+    chance = np.random.default_rng(0)
+    priorities = chance.random(ROWS).astype(np.float32)
+    return {
+        "dqn_lightning": _ours(priorities),
+        "tianshou": _tianshou(priorities),
+        "TorchRL": _torchrl(priorities),
+    }
+
+
+def _ours(priorities: Any) -> Part:
+    sampler, num_envs = Prioritized(alpha=0.6, beta=0.4), 2**10
+    replay = ReplayBuffer(ROWS + num_envs, num_envs, (1,), torch.float32, sampler=sampler)
+    replay.begin(np.zeros((num_envs, 1), np.float32))
+    none = np.zeros(num_envs, np.bool_)
+    for _ in range(ROWS // num_envs):
+        zeros = np.zeros(num_envs)
+        replay.write(zeros, zeros, none, none, zeros[:, None])
+    pool = Pool(replay.rows, replay.drawable, replay.rng, num_envs)
+    sampler.draw(pool, BATCH)
+    sampler.update(np.asarray(replay.rows), priorities, replay.rows)
+
+    def turn() -> None:
+        drawn = sampler.draw(pool, BATCH)
+        sampler.update(drawn.rows, priorities[:BATCH], replay.rows)
+
+    return turn
+
+
+def _tianshou(priorities: Any) -> Part:
+    from tianshou.data import PrioritizedReplayBuffer
+
+    buffer = PrioritizedReplayBuffer(ROWS, alpha=0.6, beta=0.4)
+    buffer.update_weight(np.arange(ROWS), priorities)
+    buffer._size = ROWS  # its rows do not matter here
+
+    def turn() -> None:
+        rows = buffer.sample_indices(BATCH)
+        buffer.get_weight(rows)
+        buffer.update_weight(rows, priorities[:BATCH])
+
+    return turn
+
+
+def _torchrl(priorities: Any) -> Part:
+    from torchrl.data import TensorStorage
+    from torchrl.data.replay_buffers.samplers import PrioritizedSampler
+
+    sampler = PrioritizedSampler(ROWS, alpha=0.6, beta=0.4)
+    storage = TensorStorage(torch.zeros(ROWS))
+    storage._len = ROWS  # as if it had been filled
+    sampler.extend(torch.arange(ROWS))
+    sampler.update_priority(torch.arange(ROWS), torch.from_numpy(priorities))
+    newest = torch.from_numpy(priorities[:BATCH])
+
+    def turn() -> None:
+        rows, _ = sampler.sample(storage, BATCH)
+        sampler.update_priority(rows, newest)
+
+    return turn
+
+
+class _Given:
+    """A policy of tianshou's that gives what is there already."""
+
+    def __init__(self, online: Any, target: Any, **attributes: Any) -> None:
+        self.online, self.target = online, target
+        vars(self).update(attributes)
+
+    def __call__(self, batch: Any, model: Any = "online") -> Any:
+        if model != "online":
+            return SimpleNamespace(logits=self.target, act=None)
+        return SimpleNamespace(logits=self.online(), act=self.best)
+
+    best: Any = None
+
+
+def c51_loss() -> dict[str, Part]:
+    """C51's loss of 51 atoms and its gradient with regard to the logits."""
+    from tianshou.algorithm.modelfree.c51 import C51
+    from tianshou.data import Batch
+
+    atoms = torch.linspace(-10, 10, 51)
+    logits = torch.randn(BATCH, ACTIONS, 51, requires_grad=True)
+    next_p = torch.randn(BATCH, ACTIONS, 51).softmax(-1)
+    action, reward = torch.randint(ACTIONS, (BATCH,)), torch.randn(BATCH)
+    discount, next_q = torch.full((BATCH,), 0.99), torch.randn(BATCH, ACTIONS)
+
+    def ours() -> None:
+        loss = distributional.categorical_q_learning(
+            logits, action, reward, discount, next_p, next_q, atoms
+        )
+        torch.autograd.grad(loss.mean(), logits)
+
+    policy = _Given(
+        lambda: logits.softmax(-1),
+        next_p,
+        support=atoms,
+        v_min=-10.0,
+        v_max=10.0,
+        best=next_q.argmax(1).numpy(),
+    )
+    algorithm = SimpleNamespace(
+        policy=policy,
+        use_target_network=True,
+        model_old=None,
+        delta_z=0.4,
+        _periodically_update_lagged_network_weights=lambda: None,
+        _target_dist=lambda batch: C51._target_dist(algorithm, batch),
+        optim=SimpleNamespace(step=lambda loss: torch.autograd.grad(loss, logits)),
+    )
+
+    def theirs() -> None:
+        returns = reward[:, None] + discount[:, None] * atoms
+        batch = Batch(obs_next=reward, act=action.numpy(), returns=returns)
+        C51._update_with_batch(algorithm, batch)
+
+    return {"dqn_lightning": ours, "tianshou": theirs}
+
+
+def quantile_loss(num_quantiles: int) -> dict[str, Part]:
+    """QR-DQN's loss and its gradient with regard to the quantiles."""
+    from tianshou.algorithm.modelfree.qrdqn import QRDQN
+    from tianshou.data import Batch
+
+    quantiles = torch.randn(BATCH, ACTIONS, num_quantiles, requires_grad=True)
+    next_quantiles = torch.randn(BATCH, ACTIONS, num_quantiles)
+    action, reward = torch.randint(ACTIONS, (BATCH,)), torch.randn(BATCH)
+    discount, next_q = torch.full((BATCH,), 0.99), torch.randn(BATCH, ACTIONS)
+    taus, best = midpoints(num_quantiles), next_q.argmax(1).numpy()
+
+    def ours() -> None:
+        loss, _ = distributional.quantile_q_learning(
+            quantiles, taus, action, reward, discount, next_quantiles, next_q
+        )
+        torch.autograd.grad(loss.mean(), quantiles)
+
+    algorithm = SimpleNamespace(
+        policy=_Given(lambda: quantiles, next_quantiles, best=best),
+        tau_hat=taus.view(1, -1, 1),
+        use_target_network=True,
+        model_old=None,
+        _periodically_update_lagged_network_weights=lambda: None,
+        optim=SimpleNamespace(step=lambda loss: torch.autograd.grad(loss, quantiles)),
+    )
+
+    def theirs() -> None:
+        chosen = next_quantiles[np.arange(BATCH), best, :]  # as in its `_target_q`
+        returns = reward[:, None] + discount[:, None] * chosen
+        QRDQN._update_with_batch(algorithm, Batch(act=action.numpy(), returns=returns))
+
+    return {"dqn_lightning": ours, "tianshou": theirs}
+
+
+def compare(repeats: int) -> None:
+    """Print all of them."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="Using a target size")
+    parts: dict[str, tuple[dict[str, Part], int]] = {
+        "prioritised, 128 of 2^20 rows": (draw_and_update(), 300),
+        "C51, 51 atoms": (c51_loss(), 300),
+        "QR-DQN, 32 quantiles": (quantile_loss(32), 100),
+        "QR-DQN, 200 quantiles": (quantile_loss(200), 5),
+    }
+    print("\nmicroseconds, medians, one thread (ratios to ours of the runs in turn):")
+    for name, (programs, number) in parts.items():
+        times: dict[str, list[float]] = {program: [] for program in programs}
+        for _ in range(repeats + 1):
+            for program, part in programs.items():
+                started = time.perf_counter()
+                for _ in range(number):
+                    part()
+                times[program].append(1e6 * (time.perf_counter() - started) / number)
+        ours = times["dqn_lightning"][1:]
+        print(f"  {name:<32}{statistics.median(ours):>10,.0f}", end="")
+        for program in list(programs)[1:]:
+            theirs = times[program][1:]
+            ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+            print(
+                f"   {program} {statistics.median(theirs):,.0f}: {statistics.median(ratios):.2f} "
+                f"({min(ratios):.2f} to {max(ratios):.2f})",
+                end="",
+            )
+        print(flush=True)
