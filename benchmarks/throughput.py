@@ -1,6 +1,6 @@
 """How fast it is, beside other programs with the same algorithm and the same settings.
 
-    python -m benchmarks.throughput [--part speed|update|solve|split]
+    python -m benchmarks.throughput [--part speed|update|parts|split|solve]
 
 Without `--part` all of them, in some 40 minutes. Programs run in turn, each time in a process of
 its own; our own always on one thread, the others on one and on two, of which the faster counts.
@@ -10,7 +10,8 @@ Start-up (imports, filling the replay, recording, the first 300 updates) is repo
   4-120-84-2, batches of 128, one update every 10 steps, a replay of 10 000, Adam at 2.5e-4, the
   target copied every 500 steps; epsilon is what CleanRL's ends at, 0.05, from the start, so the
   network acts almost always. Real environment steps and updates are counted, and must be the same.
-- `update`: microseconds per update, by engine.
+- `update`: microseconds per update of every objective and head, by engine (`update.py`).
+- `parts`: prioritised drawing and the losses of distributions beside the others' (`parts.py`).
 - `solve`: seconds of training, and environment steps, until a greedy mean of 475 over 100 episodes.
   Evaluations are not counted.
 - `split`: where a step's time goes.
@@ -285,62 +286,6 @@ def draw(speeds: dict[str, list[float]]) -> None:
     figure.savefig(Path(__file__).with_suffix(".png"), dpi=130)
 
 
-# Microseconds per update -------------------------------------------------------------------------
-
-
-def update(repeats: int) -> None:
-    import copy
-
-    import torch
-
-    from dqn_lightning.engines import Eager, Traced
-    from dqn_lightning.losses import DQN
-    from dqn_lightning.networks import CNN, MLP, QNetwork, ValueHead
-    from dqn_lightning.types import Batch
-
-    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # as training does
-    torch.set_num_threads(1)
-    networks = {
-        "MLP 4-120-84-2": (partial(MLP, widths=(120, 84)), (4,), torch.float32, 200),
-        "Nature CNN": (CNN, (4, 84, 84), torch.uint8, 3),
-    }
-    objectives = {
-        "squared": DQN("squared"),
-        "Huber": DQN(),
-        "double, Huber": DQN(double=True),
-    }
-    print("\nmicroseconds per update, medians, one thread (ratios of the runs in turn):")
-    print(f"  {'':<32}{'eager':>10}{'traced':>10}")
-    for network, (torso, shape, dtype, number) in networks.items():
-        for objective, loss in objectives.items():
-            for size in (32, 128):
-                obs, next_obs = (torch.rand(2, size, *shape) * 255).to(dtype)
-                action, ones = torch.randint(2, (size,)), torch.ones(size)
-                batch = Batch(obs, action, ones, ones * 0.99, next_obs, ones, action)
-                engines = []
-                for kind in (Eager, Traced):
-                    torch.manual_seed(0)
-                    online = QNetwork(shape, 2, torso, ValueHead)
-                    target = copy.deepcopy(online).requires_grad_(False)
-                    adam = torch.optim.Adam(online.parameters(), lr=1e-6, fused=True)
-                    engines.append(kind(online, target, loss, adam, []))
-                times: list[list[float]] = [[], []]
-                for _ in range(repeats + 1):
-                    for engine, values in zip(engines, times, strict=True):
-                        started = time.perf_counter()
-                        for _ in range(number):
-                            engine.update(batch)
-                        values.append(1e6 * (time.perf_counter() - started) / number)
-                eager, traced = (values[1:] for values in times)
-                ratios = [a / b for a, b in zip(eager, traced, strict=True)]
-                print(
-                    f"  {f'{network}, {objective}, {size}':<36}"
-                    f"{statistics.median(eager):>10,.0f}{statistics.median(traced):>10,.0f}"
-                    f"   {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-                    flush=True,
-                )
-
-
 # Where the time goes -----------------------------------------------------------------------------
 
 
@@ -355,10 +300,10 @@ def show_split(env_steps: int) -> None:
 
 
 def main() -> None:
-    from benchmarks import solve
+    from benchmarks import parts, solve, update
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=["speed", "update", "solve", "split"])
+    parser.add_argument("--part", choices=["speed", "update", "parts", "split", "solve"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--env-steps", type=int, default=50_000)
     parser.add_argument("--program", help=argparse.SUPPRESS)
@@ -374,13 +319,14 @@ def main() -> None:
         except PackageNotFoundError:
             sys.exit(f"{name} is not installed: pip install -e '.[bench]'")
     print(f"{platform.machine()}, Python {platform.python_version()}, " + ", ".join(versions))
-    parts: dict[str, Callable[[], None]] = {
+    all_parts: dict[str, Callable[[], None]] = {
         "speed": partial(speed, arguments.repeats, arguments.env_steps),
-        "update": partial(update, arguments.repeats),
+        "update": partial(update.compare, arguments.repeats),
+        "parts": partial(parts.compare, arguments.repeats),
         "split": partial(show_split, arguments.env_steps),
         "solve": solve.compare,
     }
-    for name, part in parts.items():
+    for name, part in all_parts.items():
         if arguments.part in (None, name):
             part()
 

@@ -1,0 +1,174 @@
+"""Each idea of the DQN family alone, all of Rainbow's together, and Rainbow without each.
+
+    python -m benchmarks.family cartpole --seeds 1 2 3 4 5
+    python -m benchmarks.family lunarlander --seeds 1 2 3 --env-steps 50000
+
+Two runs at a time, one thread each; those that are in checkpoints/ already are not repeated.
+Reported per variant: the mean return of the run's evaluations (20 episodes each, greedy), which
+says how soon and how steadily it learns, and of `best.ckpt` over 100 other episodes. Of the seeds
+the interquartile mean, with the 95 % interval of a percentile bootstrap over seeds (Agarwal et al.
+2021). Curves go to `family_TASK.png` beside this file.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+OBJECTIVE = "--model.objective=dqn_lightning.losses."
+RETURNS = {"cartpole": (0, 100), "lunarlander": (-300, 300)}
+"""Least and greatest discounted return that C51 can tell apart."""
+RAINBOW = ("c51", "double", "dueling", "n-step", "prioritised", "noisy")
+ALONE = (*RAINBOW, "QR-DQN", "IQN", "Munchausen", "rescaled", "layer norm")
+FLAGS = {
+    "double": ["--model.objective.double=true"],
+    "dueling": ["--model.dueling=true"],
+    "n-step": ["--data.n_step=3"],
+    "prioritised": ["--data.sampler=dqn_lightning.replay.Prioritized"],
+    "noisy": ["--model.noisy=true", "--data.epsilon=0"],
+    "Munchausen": ["--model.objective.munchausen.alpha=0.9"],
+    "rescaled": ["--model.objective.rescaled=true"],
+    "layer norm": ["--model.network.layer_norm=true"],
+}
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "DQN": (),
+    **{idea: (idea,) for idea in ALONE},
+    "Rainbow": RAINBOW,
+    **{f"Rainbow - {idea}": tuple(i for i in RAINBOW if i != idea) for idea in RAINBOW},
+}
+
+
+def flags(task: str, ideas: tuple[str, ...]) -> list[str]:
+    """What the command line is given for these ideas on top of plain DQN."""
+    if "c51" in ideas:
+        least, greatest = RETURNS[task]
+        chosen = [f"{OBJECTIVE}C51", f"--model.objective.v_min={least}"]
+        chosen.append(f"--model.objective.v_max={greatest}")
+    elif "QR-DQN" in ideas:
+        chosen = [f"{OBJECTIVE}QRDQN", "--model.objective.num_quantiles=32"]
+    else:
+        chosen = [f"{OBJECTIVE}{'IQN' if 'IQN' in ideas else 'DQN'}"]
+    chosen.append("--data.n_step=1")
+    return [*chosen, *(flag for idea in ideas for flag in FLAGS.get(idea, []))]
+
+
+def run(task: str, env_steps: int | None, variant: str, seed: int) -> Path:
+    """Train and test one, unless that was done before; gives its folder."""
+    words = "".join(c if c.isalnum() else "_" for c in variant)
+    name = f"family-{task}-{words}-{seed}"
+    folder = Path("checkpoints", name)
+    if not (folder / "test.json").exists():
+        config = str(ROOT / "configs" / f"{task}.yaml")
+        fit = ["fit", "--config", config, "--run_name", name, f"--seed_everything={seed}"]
+        fit += flags(task, VARIANTS[variant])
+        if env_steps is not None:
+            fit.append(f"--data.total_env_steps={env_steps}")
+        for command in (fit, ["test", "--ckpt_path", str(folder / "best.ckpt")]):
+            done = subprocess.run(
+                [sys.executable, str(ROOT / "train.py"), *command], capture_output=True, text=True
+            )
+            if done.returncode:
+                raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+        print(f"{variant}, seed {seed}: {_tested(folder):.1f}", flush=True)
+    return folder
+
+
+def _tested(folder: Path) -> float:
+    return float(json.loads((folder / "test.json").read_text())["return_mean"])
+
+
+def _evaluations(folder: Path) -> dict[int, float]:
+    """Environment steps → mean return."""
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("eval/return_mean")]
+    return {int(row["env_steps"]): float(row["eval/return_mean"]) for row in rows}
+
+
+def interquartile_mean(values: Any, axis: int = -1) -> Any:
+    """The mean of the middle half."""
+    from scipy.stats import trim_mean
+
+    return trim_mean(values, 0.25, axis=axis)
+
+
+def with_interval(values: list[float]) -> str:
+    """The interquartile mean, and the interval that it lies in when seeds are drawn again."""
+    from scipy.stats import bootstrap
+
+    mean = interquartile_mean(np.array(values))
+    if len(set(values)) == 1:
+        return f"{mean:.1f}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few seeds some draws are all the same
+        interval = bootstrap(
+            (values,), interquartile_mean, method="percentile", n_resamples=10_000, rng=0
+        ).confidence_interval
+    return f"{mean:.1f} ({interval.low:.1f} to {interval.high:.1f})"
+
+
+def show(task: str, folders: dict[str, list[Path]]) -> None:
+    """The table."""
+    print("\n| variant | mean evaluation | `best.ckpt` | by seed |\n|---|---|---|---|")
+    for variant, runs in folders.items():
+        over_run = [float(np.mean(list(_evaluations(folder).values()))) for folder in runs]
+        tested = [_tested(folder) for folder in runs]
+        by_seed = ", ".join(f"{value:.0f}" for value in tested)
+        print(f"| {variant} | {with_interval(over_run)} | {with_interval(tested)} | {by_seed} |")
+
+
+def draw(task: str, folders: dict[str, list[Path]]) -> None:
+    """Curves of evaluations: ideas alone on the left, Rainbow with and without them beside it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    alone = {v: runs for v, runs in folders.items() if "Rainbow" not in v}
+    rainbow = {v: runs for v, runs in folders.items() if "Rainbow" in v}
+    for axes, variants in zip(panels, (alone, rainbow), strict=True):
+        for i, (variant, runs) in enumerate(variants.items()):
+            curves = [_evaluations(folder) for folder in runs]
+            steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+            heights = interquartile_mean(np.array([[c[s] for s in steps] for c in curves]), axis=0)
+            smooth = [np.mean(heights[max(0, j - 2) : j + 1]) for j in range(len(steps))]
+            plain = variant in ("DQN", "Rainbow")
+            axes.plot(
+                steps, smooth, "k" if plain else f"C{i % 10}", label=variant,
+                linewidth=2 if plain else 1, linestyle="--" if i > 10 else "-",
+            )  # fmt: skip
+        axes.set_xlabel("environment steps")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    panels[0].set_ylabel(f"{task}: return, means of three evaluations")
+    figure.savefig(Path(__file__).with_name(f"family_{task}.png"), dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=list(RETURNS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--env-steps", type=int, help="cut runs to so many")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
+    arguments = parser.parse_args()
+    wanted = [(v, seed) for seed in arguments.seeds for v in arguments.variants]
+    train = partial(run, arguments.task, arguments.env_steps)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        done = list(pool.map(lambda one: train(*one), wanted))
+    folders: dict[str, list[Path]] = {variant: [] for variant in arguments.variants}
+    for (variant, _), folder in zip(wanted, done, strict=True):
+        folders[variant].append(folder)
+    show(arguments.task, folders)
+    draw(arguments.task, folders)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Microseconds per update of every objective and head, by engine, against plain DQN's.
+
+python -m benchmarks.throughput --part update
+"""
+
+import copy
+import os
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+import torch
+
+from dqn_lightning.engines import Eager, Traced
+from dqn_lightning.losses import C51, DQN, IQN, QRDQN, Munchausen
+from dqn_lightning.networks import CNN, MLP, QNetwork
+from dqn_lightning.types import Batch
+
+NETWORKS: dict[str, tuple[Any, tuple[int, ...], torch.dtype, int]] = {
+    "MLP 4-120-84-2": (partial(MLP, widths=(120, 84)), (4,), torch.float32, 100),
+    "Nature CNN": (CNN, (4, 84, 84), torch.uint8, 2),
+}
+VARIANTS: dict[str, tuple[Any, dict[str, bool]]] = {
+    "DQN": (DQN(), {}),
+    "squared error": (DQN("squared"), {}),
+    "double": (DQN(double=True), {}),
+    "rescaled": (DQN(rescaled=True), {}),
+    "Munchausen": (DQN(munchausen=Munchausen()), {}),
+    "dueling": (DQN(), {"dueling": True}),
+    "noisy": (DQN(), {"noisy": True}),
+    "C51": (C51(), {}),
+    "QR-DQN, 32 quantiles": (QRDQN(num_quantiles=32), {}),
+    "IQN": (IQN(), {}),
+    "Rainbow": (C51(double=True), {"dueling": True, "noisy": True}),
+}
+
+
+class Subject:
+    """An engine that makes updates of one variant."""
+
+    def __init__(self, kind: Any, network: str, variant: str, batch_size: int) -> None:
+        torso, shape, dtype, self.number = NETWORKS[network]
+        objective, switches = VARIANTS[variant]
+        torch.manual_seed(0)
+        head = partial(objective.head, dueling=switches.get("dueling", False))
+        self.online = QNetwork(shape, 2, torso, head, noisy=switches.get("noisy", False))
+        target = copy.deepcopy(self.online).requires_grad_(False)
+        adam = torch.optim.Adam(self.online.parameters(), lr=1e-6, fused=True)
+        self.engine = kind(self.online, target, objective, adam, [])
+        obs, next_obs = (torch.rand(2, batch_size, *shape) * 255).to(dtype)
+        action, ones = torch.randint(2, (batch_size,)), torch.ones(batch_size)
+        self.batch = Batch(obs, action, ones, ones * 0.99, next_obs, ones, action)
+        self.chance = torch.Generator()
+
+    def microseconds(self) -> float:
+        """Mean of some updates, what is drawn for them included."""
+        started = time.perf_counter()
+        for _ in range(self.number):
+            draws = self.online.draws(len(self.batch.row), self.chance)
+            self.engine.update(self.batch, draws)
+        return 1e6 * (time.perf_counter() - started) / self.number
+
+
+def compare(repeats: int) -> None:
+    """Print all of them; the variants of a network and batch size take turns."""
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # as training does
+    torch.set_num_threads(1)
+    print("\nmicroseconds per update, medians of runs in turn, one thread:")
+    for network in NETWORKS:
+        for size in (32, 128):
+            print(f"\n{f'{network}, batch {size}':<32}{'eager':>10}{'/ DQN':>8}", end="")
+            print(f"{'traced':>10}{'/ DQN':>8}   eager / traced (least to greatest)")
+            subjects = {
+                (variant, kind): Subject(kind, network, variant, size)
+                for variant in VARIANTS
+                for kind in (Eager, Traced)
+            }
+            times: dict[Any, list[float]] = {key: [] for key in subjects}
+            for _ in range(repeats + 1):
+                for key, subject in subjects.items():
+                    times[key].append(subject.microseconds())
+            medians = {key: statistics.median(values[1:]) for key, values in times.items()}
+            for variant in VARIANTS:
+                line = f"{variant:<32}"
+                for kind in (Eager, Traced):
+                    ratio = medians[variant, kind] / medians["DQN", kind]
+                    line += f"{medians[variant, kind]:>10,.0f}{ratio:>8.2f}"
+                pairs = zip(times[variant, Eager][1:], times[variant, Traced][1:], strict=True)
+                ratios = [eager / traced for eager, traced in pairs]
+                line += f"   {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+                print(f"{line}{max(ratios):.2f})", flush=True)
