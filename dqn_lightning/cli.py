@@ -347,8 +347,9 @@ class DQNCLI(LightningCLI):
         summary = self.model.summary
         assert summary is not None
         if self.trainer.is_global_zero:
+            weights = ", untrained weights" if self.checkpoint is None else ""
             self._console.print(
-                f"{self.datamodule.factory.env_id}: return [bold]{summary.return_mean:.1f}[/] "
+                f"{self.datamodule.factory.env_id}{weights}: return [bold]{summary.return_mean:.1f}[/] "
                 f"± {summary.return_std:.1f} over {summary.episodes} episodes "
                 f"(least {summary.return_min:.1f}, greatest {summary.return_max:.1f})",
                 highlight=False,

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from dqn_lightning.losses.functional import check_ranks, scaled_log_policy
 
+_WORTH_SORTING = 2_000
+"""Pairs of a prediction and a target from which on sorting costs less than looking at each."""
+
 
 def _of_actions(values: Tensor, actions: Tensor) -> Tensor:
     """[B, A, K], [B] → [B, K]."""
@@ -131,6 +134,58 @@ def quantile_huber(error: Tensor, taus: Tensor, delta: float = 1.0) -> Tensor:
     return (slope * error).sum(dim=(1, 2)) / error.shape[2]
 
 
+def sorted_quantile_huber(
+    prediction: Tensor, taus: Tensor, target: Tensor, delta: float = 1.0
+) -> Tensor:
+    """`quantile_huber` of all differences target_j - prediction_i, which are never made.
+
+    For N predictions and M sorted targets in (N + M) log M steps, not N M: those targets that lie
+    more than delta below a prediction, up to delta below, up to delta above, and beyond, stand side
+    by side, and what is summed over such a stretch is a difference of two running sums: of numbers,
+    values and squares. Differentiable once.
+
+    Args:
+        prediction: Quantiles [B, N].
+        taus: Their probabilities, the same for all rows [N] or not [B, N].
+        target: Samples of the target distribution [B, M].
+        delta: Size of an error from which on the loss is linear, above 0.
+
+    Returns:
+        Losses [B].
+
+    Raises:
+        ValueError: If a tensor has the wrong rank.
+
+    >>> sorted_quantile_huber(torch.tensor([[0.0, 1.0]]), torch.tensor([0.25, 0.5]),
+    ...                       torch.tensor([[2.0, -2.0]]))
+    tensor([1.5000])
+    """
+    check_ranks(2, prediction=prediction, target=target)
+    check_ranks(2 if taus.ndim > 1 else 1, taus=taus)
+    num_targets = target.shape[1]
+    with torch.no_grad():
+        centre = target.mean(dim=1, keepdim=True)  # small numbers lose fewer digits when squared
+        t, q = (target - centre).sort(dim=1).values, prediction - centre
+        edges = torch.searchsorted(t, torch.cat([q - delta, q, q + delta], dim=1))
+        edges = torch.unflatten(edges, 1, (3, -1))  # [B, 3, N]
+        first, last = torch.zeros_like(edges[:, :1]), torch.full_like(edges[:, :1], num_targets)
+        edges = torch.cat([first, edges, last], dim=1)  # of four stretches [B, 5, N]
+        sums = torch.stack([torch.ones_like(t), t, t * t], dim=1).cumsum(dim=2)  # [B, 3, M]
+        sums = torch.nn.functional.pad(sums, (1, 0))
+        at_edges = sums.gather(2, edges.flatten(1)[:, None].expand(-1, 3, -1))
+        stretches = torch.diff(torch.unflatten(at_edges, 2, (5, -1)), dim=2)
+        n, s, ss = torch.unbind(stretches, dim=1)  # each [B, 4, N]
+        far_below = delta * (q * n[:, 0] - s[:, 0] - delta / 2 * n[:, 0])
+        far_above = delta * (s[:, 3] - q * n[:, 3] - delta / 2 * n[:, 3])
+        below, above = ((ss[:, i] - q * (2 * s[:, i] - q * n[:, i])) / 2 for i in (1, 2))
+        loss = (1 - taus) * (far_below + below) + taus * (far_above + above)
+        pull_down = delta * n[:, 0] + q * n[:, 1] - s[:, 1]
+        pull_up = delta * n[:, 3] + s[:, 2] - q * n[:, 2]
+        slope = (1 - taus) * pull_down - taus * pull_up
+    loss = loss + slope * (prediction - prediction.detach())  # 0, but for its derivative
+    return loss.sum(dim=1) / (delta * num_targets)
+
+
 def quantile_regression(
     quantiles_tm1: Tensor, taus: Tensor, a_tm1: Tensor, target: Tensor, delta: float = 1.0
 ) -> tuple[Tensor, Tensor]:
@@ -162,9 +217,11 @@ def quantile_regression(
     check_ranks(1, a_tm1=a_tm1)
     prediction = _of_actions(quantiles_tm1, a_tm1)  # [B, N]
     target = target.detach()
+    difference = target.mean(dim=1) - prediction.detach().mean(dim=1)
+    if delta > 0 and prediction.shape[1] * target.shape[1] > _WORTH_SORTING:
+        return sorted_quantile_huber(prediction, taus, target, delta), difference
     # Negated while small: the gradient of a difference [B, N, M] would be negated when large.
     error = target[:, None, :] + prediction.neg()[:, :, None]
-    difference = target.mean(dim=1) - prediction.detach().mean(dim=1)
     return quantile_huber(error, taus, delta), difference
 
 

@@ -183,6 +183,41 @@ def test_the_gradient_of_quantile_huber_is_that_of_finite_differences(delta: flo
     assert torch.autograd.gradcheck(lambda e: distributional.quantile_huber(e, taus, delta), error)
 
 
+@pytest.mark.parametrize("delta", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("shape", [(5, 7), (40, 60), (1, 1), (3, 200)])
+def test_sorting_changes_neither_the_loss_nor_its_gradient(
+    shape: tuple[int, int], delta: float
+) -> None:
+    prediction = torch.randn(4, shape[0], dtype=torch.float64, requires_grad=True)
+    target = 3 * torch.randn(4, shape[1], dtype=torch.float64) + 100
+    target[1] = target[1].round()  # targets that are equal, and just delta away
+    with torch.no_grad():
+        prediction += 100
+        prediction[1] = prediction[1].round()
+        prediction[2] += 50  # all beyond the targets
+    for taus in (torch.rand(shape[0]).double(), torch.rand(4, shape[0]).double()):
+        losses = [
+            distributional.quantile_huber(target[:, None] - prediction[:, :, None], taus, delta),
+            distributional.sorted_quantile_huber(prediction, taus, target, delta),
+        ]
+        torch.testing.assert_close(*losses)
+        gradients = [torch.autograd.grad(loss.sum(), prediction)[0] for loss in losses]
+        torch.testing.assert_close(*gradients)
+
+
+def test_many_quantiles_are_compared_in_single_precision_too() -> None:
+    quantiles = (torch.randn(8, 2, 200) + 300).requires_grad_()
+    target, taus = 20 * torch.randn(8, 200) + 300, (torch.arange(200) + 0.5) / 200
+    action = torch.arange(8) % 2
+    loss, _ = distributional.quantile_regression(quantiles, taus, action, target)
+    error = target[:, None].double() - quantiles[torch.arange(8), action].double()[:, :, None]
+    wanted = distributional.quantile_huber(error, taus.double())
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-4, atol=1e-3)
+    (gradient,) = torch.autograd.grad(loss.sum(), quantiles)
+    (expected,) = torch.autograd.grad(wanted.sum(), quantiles)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_what_minimises_quantile_regression_is_the_quantile() -> None:
     samples = torch.arange(1.0, 101.0)  # their 25 % quantile lies between 25 and 26
     predictions = torch.arange(0.0, 100.0) + 0.5
