@@ -93,13 +93,17 @@ class QNetwork(nn.Module):
             draw: What is random in this pass; without it nothing is, as in an evaluation.
         """
         noise, fractions = draw or Draw()
-        if noise is not None:
-            self._lend(torch.split(noise, self._noise_sizes, dim=1))
-        features = self.torso(self.observation(obs))
-        output = self.head(features) if fractions is None else self.head(features, fractions)
-        if noise is not None:
+        if noise is None:
+            return self._forward(obs, fractions)
+        self._lend(torch.split(noise, self._noise_sizes, dim=1))
+        try:
+            return self._forward(obs, fractions)
+        finally:
             self._lend([None] * len(self._noisy))
-        return output
+
+    def _forward(self, obs: Tensor, fractions: Tensor | None) -> Any:
+        features = self.torso(self.observation(obs))
+        return self.head(features) if fractions is None else self.head(features, fractions)
 
     @property
     def is_noisy(self) -> bool:
