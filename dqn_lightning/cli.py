@@ -350,7 +350,8 @@ class DQNCLI(LightningCLI):
             weights = ", untrained weights" if self.checkpoint is None else ""
             self._console.print(
                 f"{self.datamodule.factory.env_id}{weights}: "
-                f"return [bold]{summary.return_mean:.1f}[/] ± {summary.return_std:.1f} over {summary.episodes} episodes "
+                f"return [bold]{summary.return_mean:.1f}[/] ± {summary.return_std:.1f} "
+                f"over {summary.episodes} episodes "
                 f"(least {summary.return_min:.1f}, greatest {summary.return_max:.1f})",
                 highlight=False,
             )
