@@ -53,9 +53,9 @@ def linear(
 class NoisyLinear(nn.Linear):
     """A linear layer whose weights are drawn anew: factorised noise of learnt size.
 
-    y = W x + b + e_out * (S (e_in * x) + s), with e = sgn(z) sqrt(|z|) of normal z, Fortunato et
-    al. 2018, eq. 9 to 11. As the noise is an outer product, the noisy weights are never made, and
-    each row may have noise of its own.
+    Weights are W + S * outer(e_out, e_in) and biases b + s * e_out, where e = sgn(z) sqrt(|z|) of
+    normal z: Fortunato et al. 2018, eq. 9 to 11. Where each row has noise of its own it is computed
+    as W x + b + e_out * (S (e_in * x) + s), without a matrix for each row.
 
     The noise is lent to the layer for one pass (see `QNetwork`); without any, it is a linear layer.
     Its parameters `weight` and `bias` are the means.
@@ -78,14 +78,17 @@ class NoisyLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] or [B, …, inputs] → the same with outputs."""
-        mean = super().forward(x)
         if self.noise is None:
-            return mean
+            return super().forward(x)
+        sizes = [self.in_features, self.out_features]
+        if len(self.noise) < len(x):
+            e_in, e_out = torch.split(self.noise[0], sizes)
+            weight = torch.addcmul(self.weight, self.weight_sigma, torch.outer(e_out, e_in))
+            return functional.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, e_out))
         noise = self.noise.view(len(self.noise), *(1,) * (x.ndim - 2), -1)
-        noise_in, noise_out = torch.split(noise, [self.in_features, self.out_features], dim=-1)
-        spread = functional.linear(x * noise_in, self.weight_sigma, self.bias_sigma)
-        noisy: Tensor = mean + noise_out * spread
-        return noisy
+        e_in, e_out = torch.split(noise, sizes, dim=-1)
+        spread = functional.linear(x * e_in, self.weight_sigma, self.bias_sigma)
+        return torch.addcmul(super().forward(x), e_out, spread)
 
 
 def make_noisy(module: nn.Module, sigma: float = 0.5) -> None:
