@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dqn_lightning import ranks
@@ -103,11 +103,13 @@ class DQNModule(LightningModule):
         self.automatic_optimization = False
         self.objective = objective or DQN()
         make_head: Any = head or getattr(self.objective, "head", ValueHead)
+        if dueling and not _takes(make_head, 1, 2, dueling=True):
+            raise ConfigError(f"model.dueling: the head {make_head} does not know it")
         if dueling:
-            make_head = _dueling(make_head)
+            make_head = partial(make_head, dueling=True)
         self.online = QNetwork(obs_shape, num_actions, network, make_head, obs_classes, noisy)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
-        self._check_head(torch.zeros(1, *obs_shape))
+        self._check_objective(torch.zeros(1, *obs_shape))
         self.grad_transforms: list[GradTransform] = []
         self.after_update: list[AfterUpdate] = []
         self._make_optimizer = optimizer
@@ -120,12 +122,18 @@ class DQNModule(LightningModule):
         self._configured: dict[str, Any] | None = None  # the optimiser's settings, when it saved
         self.summary: Summary | None = None  # of the newest evaluation
 
-    def _check_head(self, obs: Tensor) -> None:
+    def _check_objective(self, obs: Tensor) -> None:
+        objective = type(self.objective).__name__
+        if self.online.is_random and not _takes(self.objective, 1, 2, 3, 4):
+            raise ConfigError(
+                f"model.objective: {objective} would learn without the network's noise; a fourth "
+                "argument gives it `Draws`"
+            )
         wanted = getattr(self.objective, "output", None)
         with torch.no_grad():  # by the target's copy, for layers may count what they see
             output = copy.deepcopy(self.target).eval()(obs)
         if wanted is not None and not isinstance(output, wanted):
-            head, objective = type(self.online.head).__name__, type(self.objective).__name__
+            head = type(self.online.head).__name__
             raise ConfigError(
                 f"model.head: {head} makes {type(output).__name__}, the objective {objective} "
                 f"needs {wanted.__name__}; leave model.head out and it brings one"
@@ -456,12 +464,13 @@ class _Means:
         return {"train/loss": loss, "train/td_error": td_error}
 
 
-def _dueling(make_head: Callable[..., nn.Module]) -> HeadFactory:
+def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Whether a function could be called with so many arguments, and these by name."""
     try:
-        inspect.signature(make_head).bind(1, 1, dueling=True)
-    except TypeError as error:
-        raise ConfigError(f"model.dueling: the head {make_head} does not know it") from error
-    return partial(make_head, dueling=True)
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _plain_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -111,6 +111,15 @@ def test_a_head_that_does_not_fit_is_refused() -> None:
     assert DQNModule((4,), 2, objective=QRDQN(), head=partial(QuantileHead, num_quantiles=7))
 
 
+def test_an_objective_that_would_not_see_the_noise_is_refused() -> None:
+    def objective(online: Any, target: Any, batch: Any) -> Any:
+        return DQN()(online, target, batch)
+
+    assert DQNModule((4,), 2, objective=objective)
+    with pytest.raises(ConfigError, match="function would learn without the network's noise"):
+        DQNModule((4,), 2, objective=objective, noisy=True)
+
+
 def test_a_head_of_somebodys_own_has_its_own_way_of_dueling() -> None:
     def head(num_features: int, num_actions: int) -> torch.nn.Module:
         return ValueHead(num_features, num_actions)

@@ -16,7 +16,7 @@ from dqn_lightning.actor import EpsilonGreedy, ladder
 from dqn_lightning.callbacks import Checkpoints, EpisodeLog, FullState, GradientClamp, TargetSync
 from dqn_lightning.csv_log import CSVLog
 from dqn_lightning.engines import Eager
-from dqn_lightning.losses import DQN
+from dqn_lightning.losses import DQN, IQN
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
 from dqn_lightning.replay import Prioritized
 from dqn_lightning.schedules import Constant, Linear
@@ -183,6 +183,11 @@ CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "priorities, n-step, vector": (
         2,
         {"sampler": Prioritized(beta=Linear(0.4, 1.0, 500)), "n_step": 3, "num_envs": 2},
+        {"every_n_grad_steps": 10},
+    ),
+    "noise, random quantiles": (
+        2,
+        {"module": {"objective": IQN(), "noisy": True, "dueling": True}, "epsilon": 0.0},
         {"every_n_grad_steps": 10},
     ),
     "batch normalisation, by episodes": (

@@ -110,6 +110,11 @@ class QNetwork(nn.Module):
         """Whether it has noisy layers: it explores by itself."""
         return bool(self._noisy)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether something is drawn for each pass of an update."""
+        return self.is_noisy or self._num_fractions is not None
+
     def draw_noise(self, num_rows: int, rng: torch.Generator) -> Tensor:
         """Noise for so many rows [num_rows, R]: e = sgn(z) sqrt(|z|) of normal z."""
         z = torch.randn(num_rows, sum(self._noise_sizes), generator=rng, device=rng.device)
@@ -120,7 +125,7 @@ class QNetwork(nn.Module):
 
         Each of the three passes has noise of its own, the same for all rows.
         """
-        if not self._noisy and self._num_fractions is None:
+        if not self.is_random:
             return None
         noises: list[Tensor | None] = [None] * 3
         if self._noisy:
