@@ -13,6 +13,7 @@ the interquartile mean, with the 95 % interval of a percentile bootstrap over se
 import argparse
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -30,7 +31,6 @@ RETURNS = {"cartpole": (0, 100), "lunarlander": (-300, 300)}
 RAINBOW = ("c51", "double", "dueling", "n-step", "prioritised", "noisy")
 ALONE = (*RAINBOW, "QR-DQN", "IQN", "Munchausen", "rescaled", "layer norm")
 FLAGS = {
-    "double": ["--model.objective.double=true"],
     "dueling": ["--model.dueling=true"],
     "n-step": ["--data.n_step=3"],
     "prioritised": ["--data.sampler=dqn_lightning.replay.Prioritized"],
@@ -57,6 +57,8 @@ def flags(task: str, ideas: tuple[str, ...]) -> list[str]:
         chosen = [f"{OBJECTIVE}QRDQN", "--model.objective.num_quantiles=32"]
     else:
         chosen = [f"{OBJECTIVE}{'IQN' if 'IQN' in ideas else 'DQN'}"]
+    # Said either way, for a config's own setting outlasts the change of the class.
+    chosen.append(f"--model.objective.double={'true' if 'double' in ideas else 'false'}")
     chosen.append("--data.n_step=1")
     return [*chosen, *(flag for idea in ideas for flag in FLAGS.get(idea, []))]
 
@@ -64,9 +66,11 @@ def flags(task: str, ideas: tuple[str, ...]) -> list[str]:
 def run(task: str, env_steps: int | None, variant: str, seed: int) -> Path:
     """Train and test one, unless that was done before; gives its folder."""
     words = "".join(c if c.isalnum() else "_" for c in variant)
-    name = f"family-{task}-{words}-{seed}"
+    length = f"-{env_steps}" if env_steps is not None else ""
+    name = f"family-{task}{length}-{words}-{seed}"
     folder = Path("checkpoints", name)
     if not (folder / "test.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut
         config = str(ROOT / "configs" / f"{task}.yaml")
         fit = ["fit", "--config", config, "--run_name", name, f"--seed_everything={seed}"]
         fit += flags(task, VARIANTS[variant])

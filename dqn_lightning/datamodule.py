@@ -215,7 +215,7 @@ class DQNDataModule(LightningDataModule):
         self.trainer.val_check_interval = 1
         num_ranks = ranks.count()
         needed = 1 if self.sampler.replacement else self.rhythm.batch_size
-        self._enough_env_steps = num_ranks * (needed + self.num_envs * (self._greatest_n - 1))
+        self._enough_env_steps = num_ranks * (needed + self.num_envs * (self.greatest_n_step - 1))
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it untyped
             starts = self.rhythm.learning_starts_env_steps
             self._enough_env_steps = max(starts, self._enough_env_steps)
@@ -503,7 +503,7 @@ class DQNDataModule(LightningDataModule):
         for name in ("seed", "eval_seed", "test_seed"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"data.{name}: must not be negative, got {getattr(self, name)}")
-        self._greatest_n = self._find_greatest_n()
+        self.greatest_n_step = self._find_greatest_n_step()
         if self.reward_clip is not None and not self.reward_clip > 0:
             raise ConfigError(f"data.reward_clip: must be positive, got {self.reward_clip}")
         if not 0 < self.reward_scale < np.inf:
@@ -513,7 +513,7 @@ class DQNDataModule(LightningDataModule):
         self._check_epsilon()
         self._check_capacity()
 
-    def _find_greatest_n(self) -> int:
+    def _find_greatest_n_step(self) -> int:
         """Of the run, looked for at its ends and at some counts between."""
         end = self.rhythm.total_env_steps or 10**9
         greatest = 1
@@ -538,11 +538,11 @@ class DQNDataModule(LightningDataModule):
 
     def _check_capacity(self) -> None:
         slots = self.capacity // self.num_envs
-        window = self._greatest_n + self.frame_stack + 1
+        window = self.greatest_n_step + self.frame_stack + 1
         if slots < window:
             raise ConfigError(
                 f"data.capacity: {self.capacity} rows are {slots} steps of each of "
-                f"{self.num_envs} environments; n_step {self._greatest_n} with frame_stack "
+                f"{self.num_envs} environments; n_step {self.greatest_n_step} with frame_stack "
                 f"{self.frame_stack} needs {window}, so at least {window * self.num_envs}"
             )
         # Episodes of one step leave every other row a boundary row; more can always be drawn.

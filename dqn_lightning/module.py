@@ -141,10 +141,11 @@ class DQNModule(LightningModule):
 
     def _check_n_step(self) -> None:
         greatest = getattr(self.objective, "max_n_step", None)
-        n_step = getattr(getattr(self.trainer, "datamodule", None), "n_step", 1)
-        if greatest is not None and n_step != greatest:
+        n_step = getattr(getattr(self.trainer, "datamodule", None), "greatest_n_step", 1)
+        if greatest is not None and n_step > greatest:
             raise ConfigError(
-                f"data.n_step: an objective with munchausen is for {greatest} step, got {n_step}"
+                f"data.n_step: the objective is for returns of at most {greatest}, got {n_step} "
+                "(munchausen is for 1)"
             )
 
     # Acting -------------------------------------------------------------------------------------
@@ -272,8 +273,8 @@ class DQNModule(LightningModule):
                 if rollout.due != told:  # the environments have stepped on
                     self._notify(Clock(rollout.due - 1, rollout.episodes_before_step, grad_steps))
                     told = rollout.due
-                batch = _on_device(batch, device)
-                output = self._engine.update(batch, self.online.draws(len(batch.row), self.rng))
+                draws = self.online.draws(len(batch.row), self.rng)
+                output = self._engine.update(_on_device(batch, device), draws)
                 if rollout.has_priorities:
                     rollout.set_priorities(batch.row, output.priority)
                 self._means.add(output)

@@ -1,7 +1,8 @@
 """What travels between the parts.
 
 Letters in shape comments: B rows of a batch, N environments, A actions, S frames of a stack,
-n steps of a return, D features, K numbers for each action, … the shape of one observation.
+n steps of a return, D features, K numbers for each action, R numbers of noise, … the shape of one
+observation.
 """
 
 from collections.abc import Callable
@@ -93,7 +94,7 @@ class Draws(NamedTuple):
     Attributes:
         online: For the values of the batch's observations.
         selector: For the choice of the best next action.
-        target: For the values of the next observations.
+        target: For what the target network says.
     """
 
     online: Draw | None = None

@@ -391,6 +391,13 @@ def test_flags_win_over_what_the_checkpoint_remembers(run: Path) -> None:
     assert learning_rate(run) == 0.001
 
 
+def test_constants_of_the_head_follow_the_flags() -> None:
+    objective = "--model.objective=dqn_lightning.losses.IQN"
+    fit("cartpole", "one", *CARTPOLE_SHORT, objective, "--data.total_env_steps=300")
+    more = "--model.objective.num_acting_fractions=40"
+    go_on("one", more, "--data.total_env_steps=400")  # with the 32 of before it could not act
+
+
 def test_a_changed_learning_rate_keeps_its_place_in_the_schedule() -> None:
     short = (*CARTPOLE_SHORT, "--data.env_kwargs.max_episode_steps=50")
     fit("acrobot", "run", *short, "--data.total_env_steps=400")

@@ -78,7 +78,7 @@ class FullState(Callback):
             "environment": _environment(data),
             "collector": collector.state_dict(),
             "generators": {**_generators(), "noise": pl_module.rng.get_state()},
-            "buffers": {name: buffer.cpu() for name, buffer in pl_module.named_buffers()},
+            "buffers": {name: buffer.cpu() for name, buffer in _buffers(pl_module).items()},
             "pieces": [list(piece) for piece in pieces],
         }
         name = files.save(state, folder, f"{pl_module.clock.env_steps}-{{digest}}.pt")
@@ -223,7 +223,7 @@ class FullState(Callback):
             noise = self._state["generators"]["noise"]
             if len(noise) == len(pl_module.rng.get_state()):  # else it is of another device
                 pl_module.rng.set_state(noise)
-            for name, buffer in pl_module.named_buffers():
+            for name, buffer in _buffers(pl_module).items():
                 buffer.copy_(self._state["buffers"][name])
         if self._tables is not None:
             logs = [logger for logger in trainer.loggers if isinstance(logger, CSVLog)]
@@ -277,6 +277,12 @@ def _deal_out(data: DQNDataModule, saved: Sequence[_Saved]) -> None:
             yield {name: rows[part] for name, rows in of_rank.read(piece).items()}
 
     data.adopt_rows(shares(), len(saved))
+
+
+def _buffers(pl_module: DQNModule) -> dict[str, Tensor]:
+    """Statistics; no constants, which follow from settings."""
+    saved = pl_module.state_dict()
+    return {name: buffer for name, buffer in pl_module.named_buffers() if name in saved}
 
 
 def _environment(data: DQNDataModule) -> dict[str, str]:

@@ -103,9 +103,9 @@ def categorical_q_learning(
 def quantile_huber(error: Tensor, taus: Tensor, delta: float = 1.0) -> Tensor:
     """Huber's loss of quantile regression: sum_i mean_j |tau_i - 1{e_ij < 0}| huber(e_ij) / delta.
 
-    Dabney et al. 2018a (QR-DQN), equations 9 and 10: the sum is over predictions, the mean over
-    targets. With delta 0 it is |tau_i - 1{e_ij < 0}| |e_ij|, whose minimum is the quantile itself.
-    Differentiable once.
+    Dabney et al. 2018a (QR-DQN), equations 9 and 10, divided by delta as in equation 3 of 2018b
+    (IQN): the sum is over predictions, the mean over targets. With delta 0 it is
+    |tau_i - 1{e_ij < 0}| |e_ij|, whose minimum is the quantile itself. Differentiable once.
 
     Args:
         error: Target j minus prediction i [B, N, M].

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -31,8 +32,9 @@ class ObjectiveOutput(NamedTuple):
 class Objective(Protocol):
     """Compares an online with a target network on a batch.
 
-    It may have two attributes: `head`, which makes the head it needs of a number of features and of
-    actions, and `output`, the type that such a head gives.
+    It may have three attributes: `head`, which makes the head it needs of a number of features and
+    of actions; `output`, the type that such a head gives; `max_n_step`, the greatest n of a return
+    that it is defined for, or None.
     """
 
     def __call__(
@@ -66,9 +68,14 @@ class Munchausen:
     clip: float = -1.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no policy."""
-        if self.temperature <= 0:
-            raise ConfigError(f"munchausen.temperature: must be positive, got {self.temperature}")
+        """Refuse what is no policy, and what would do nothing."""
+        name = "model.objective.munchausen"
+        if not 0 < self.temperature < inf:
+            raise ConfigError(f"{name}.temperature: must be positive, got {self.temperature}")
+        if not 0 <= self.alpha <= 1:
+            raise ConfigError(f"{name}.alpha: must lie in [0, 1], got {self.alpha}")
+        if not self.clip < 0:
+            raise ConfigError(f"{name}.clip: must be negative, got {self.clip}")
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,17 @@ class C51:
     v_max: float = 10.0
     double: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse atoms that are none."""
+        if self.num_atoms < 2:
+            raise ConfigError(
+                f"model.objective.num_atoms: must be at least 2, got {self.num_atoms}"
+            )
+        if not -inf < self.v_min < self.v_max < inf:
+            raise ConfigError(
+                f"model.objective.v_min: must be less than v_max, got {self.v_min} and {self.v_max}"
+            )
+
     @property
     def head(self) -> Callable[..., nn.Module]:
         """Makes the head."""
@@ -171,11 +189,11 @@ class C51:
             t: Categorical = target(batch.next_obs, draws.target)
             selector = online(batch.next_obs, draws.selector) if self.double else t
         loss = distributional.categorical_q_learning(
-            tm1.logits,
+            tm1.logits.float(),
             batch.action,
             batch.reward,
             batch.discount,
-            t.logits.softmax(-1),
+            t.logits.float().softmax(-1),
             selector.q_values,
             t.atoms,
         )
@@ -193,8 +211,13 @@ class _QuantileRegression:
     munchausen: Munchausen | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no paper defines."""
+        """Refuse what no paper defines, and numbers that mean nothing."""
         _refuse_double(self.double, self.munchausen)
+        for name, value in vars(self).items():
+            if name.startswith("num_") and value < 1:
+                raise ConfigError(f"model.objective.{name}: must be at least 1, got {value}")
+        if not 0 <= self.kappa < inf:
+            raise ConfigError(f"model.objective.kappa: must not be negative, got {self.kappa}")
 
     @property
     def max_n_step(self) -> int | None:

@@ -20,7 +20,8 @@ class ActionStreams(nn.Module):
         num_actions: Number of actions A.
         num_outputs: Numbers for each action K.
         dueling: Whether there are two streams.
-        width: Width of a hidden layer that each stream begins with, or None for none.
+        width: Width of a hidden layer that each stream begins with. If None, half the features of a
+            dueling network, for two linear streams can say no more than one; else there is none.
         initialization: Fills the weights of the last layers; PyTorch's default if None.
     """
 
@@ -35,6 +36,8 @@ class ActionStreams(nn.Module):
     ) -> None:
         super().__init__()
         self.num_outputs = num_outputs
+        if dueling and width is None:
+            width = max(1, in_features // 2)
 
         def stream(outputs: int) -> nn.Module:
             if width is None:
@@ -61,7 +64,7 @@ class ValueHead(nn.Module):
         in_features: Number of features D.
         num_actions: Number of actions A.
         dueling: Whether as a dueling network (Wang et al. 2016).
-        stream_width: Width of a hidden layer before the values, or None for none.
+        stream_width: Width of a hidden layer before the values; see `ActionStreams`.
         initialization: Fills the last weight in place; PyTorch's default if None.
     """
 
@@ -93,7 +96,7 @@ class CategoricalHead(nn.Module):
         v_min: The least of them.
         v_max: The greatest; the others lie between in equal steps.
         dueling: Whether the logits are those of a dueling network, as in Hessel et al. 2018.
-        stream_width: Width of a hidden layer before the logits, or None for none.
+        stream_width: Width of a hidden layer before the logits; see `ActionStreams`.
 
     Raises:
         ValueError: If there are fewer than two returns.
@@ -123,7 +126,8 @@ class CategoricalHead(nn.Module):
     def forward(self, features: Tensor) -> Categorical:
         """Features [B, D] → logits [B, A, K] and their means."""
         logits: Tensor = self.logits(features)
-        return Categorical(logits.softmax(-1) @ self.atoms, logits, self.atoms)
+        means = (logits.softmax(-1, dtype=self.atoms.dtype) * self.atoms).sum(-1)
+        return Categorical(means, logits, self.atoms)
 
 
 class QuantileHead(nn.Module):
@@ -136,7 +140,7 @@ class QuantileHead(nn.Module):
         num_actions: Number of actions A.
         num_quantiles: Number of quantiles K.
         dueling: Whether each quantile is that of a dueling network.
-        stream_width: Width of a hidden layer before the quantiles, or None for none.
+        stream_width: Width of a hidden layer before the quantiles; see `ActionStreams`.
     """
 
     fractions: Tensor
@@ -175,7 +179,7 @@ class ImplicitQuantileHead(nn.Module):
         num_acting_fractions: Fractions that an action is chosen by.
         num_cosines: Cosines of the embedding.
         dueling: Whether each quantile is that of a dueling network.
-        stream_width: Width of a hidden layer before the quantiles, or None for none.
+        stream_width: Width of a hidden layer before the quantiles; see `ActionStreams`.
     """
 
     fractions: Tensor

@@ -63,17 +63,22 @@ class NoisyLinear(nn.Linear):
     Args:
         in_features: Number of inputs.
         out_features: Number of outputs.
+        bias: Whether there are biases.
         sigma: Size of the noise at the start, divided by the root of `in_features`.
 
     Attributes:
         noise: What is lent: [B or 1, inputs + outputs].
     """
 
-    def __init__(self, in_features: int, out_features: int, sigma: float = 0.5) -> None:
-        super().__init__(in_features, out_features)
+    bias_sigma: nn.Parameter | None
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, sigma: float = 0.5
+    ) -> None:
+        super().__init__(in_features, out_features, bias)
         start = sigma / math.sqrt(in_features)
         self.weight_sigma = nn.Parameter(torch.full((out_features, in_features), start))
-        self.bias_sigma = nn.Parameter(torch.full((out_features,), start))
+        self.bias_sigma = nn.Parameter(torch.full((out_features,), start)) if bias else None
         self.noise: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,9 +86,11 @@ class NoisyLinear(nn.Linear):
         if self.noise is None:
             return super().forward(x)
         sizes = [self.in_features, self.out_features]
-        if len(self.noise) < len(x):
+        if len(self.noise) == 1 < len(x):
             e_in, e_out = torch.split(self.noise[0], sizes)
             weight = torch.addcmul(self.weight, self.weight_sigma, torch.outer(e_out, e_in))
+            if self.bias_sigma is None:
+                return functional.linear(x, weight)
             return functional.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, e_out))
         noise = self.noise.view(len(self.noise), *(1,) * (x.ndim - 2), -1)
         e_in, e_out = torch.split(noise, sizes, dim=-1)
@@ -97,7 +104,8 @@ def make_noisy(module: nn.Module, sigma: float = 0.5) -> None:
         if type(child) is not nn.Linear:
             make_noisy(child, sigma)
             continue
-        noisy = NoisyLinear(child.in_features, child.out_features, sigma)
+        has_bias = child.bias is not None
+        noisy = NoisyLinear(child.in_features, child.out_features, has_bias, sigma)
         noisy.weight, noisy.bias = child.weight, child.bias
         setattr(module, name, noisy)
 

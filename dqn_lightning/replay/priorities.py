@@ -21,7 +21,7 @@ _BLOCK = 1024
 
 
 class Priorities(Protocol):
-    """Leaves, one for each position, and their sum. An `Array` is numpy's or a tensor.
+    """Leaves, one for each position, and their sum. Numbers are numpy's arrays or tensors.
 
     Attributes:
         greatest: The greatest value that was ever set, or the first one given.

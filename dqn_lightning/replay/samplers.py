@@ -224,7 +224,10 @@ class Prioritized:
         least = ranks.least(own_least if own_least > 0 else 0.0)
         if least == 0:  # on any rank: so all of them stop
             if np.isnan(own_least) and pool.rows:
-                raise NonFiniteError("priorities are not finite")
+                raise NonFiniteError(
+                    "priorities are not finite; a smaller learning rate (model.optimizer) or "
+                    "gradient_clamp may help"
+                )
             raise RuntimeError("no row of the replay can be drawn")
         weight = (least / probability) ** self.beta(pool.env_steps)
         # The position says how far a row lies behind the oldest one.
@@ -261,10 +264,15 @@ class Prioritized:
 
     def state_dict(self) -> dict[str, Any]:
         """Leaves, and how far rows were judged."""
-        return {**self._priorities.state_dict(), "stop": self._stop, "newest": self._newest}
+        judged = {"stop": self._stop, "newest": self._newest}
+        return {**self._priorities.state_dict(), **judged, "alpha": self.alpha}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there; with another alpha, leaves are those of the same priorities."""
+        if state["alpha"] != self.alpha and state["alpha"] > 0:
+            change = self.alpha / state["alpha"]
+            leaves = torch.where(state["leaves"] > 0, state["leaves"] ** change, 0.0)
+            state = {**state, "leaves": leaves, "greatest": state["greatest"] ** change}
         self._priorities.load_state_dict(state)
         self._stop, self._newest = state["stop"], state["newest"]
 

@@ -170,6 +170,17 @@ def test_every_objective_and_head_learns_as_eager(objective: str, switches: Any)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_learns_in_mixed_precision(objective: str) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        settings = {"objective": OBJECTIVES[objective], "dueling": True, "noisy": True}
+        exact, rounded = (
+            learn(engine(kind, **settings), batches(number=20))[1] for kind in (Eager, Traced)
+        )
+    assert torch.isfinite(exact).all()
+    torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_learns_from_pictures_as_eager(objective: str) -> None:
     assert_as_eager(network="cnn", objective=OBJECTIVES[objective], dueling=True, noisy=True)
 

@@ -156,5 +156,22 @@ def test_quantile_objectives_refuse_double_munchausen_too() -> None:
     for objective in (QRDQN, IQN):
         with pytest.raises(ConfigError, match="munchausen chooses none"):
             objective(double=True, munchausen=Munchausen())
-    with pytest.raises(ConfigError, match=r"temperature: must be positive, got 0"):
-        Munchausen(temperature=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (Munchausen, {"temperature": 0}, r"munchausen\.temperature: must be positive, got 0"),
+        (Munchausen, {"alpha": 2}, r"munchausen\.alpha: must lie in \[0, 1\], got 2"),
+        (Munchausen, {"clip": 0.5}, r"munchausen\.clip: must be negative, got 0\.5"),
+        (C51, {"num_atoms": 1}, "num_atoms: must be at least 2, got 1"),
+        (C51, {"v_min": 3, "v_max": 2}, "v_min: must be less than v_max, got 3 and 2"),
+        (C51, {"v_max": float("nan")}, "v_min: must be less than v_max, got -10.0 and nan"),
+        (QRDQN, {"num_quantiles": 0}, "num_quantiles: must be at least 1, got 0"),
+        (IQN, {"num_fractions": 0}, "num_fractions: must be at least 1, got 0"),
+        (IQN, {"kappa": -1}, "kappa: must not be negative, got -1"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(make: Any, settings: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(**settings)

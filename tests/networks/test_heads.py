@@ -24,7 +24,7 @@ def test_advantages_have_the_mean_zero_whatever_the_layers_say() -> None:
     before = head(features).q_values
     torch.testing.assert_close(before.mean(1, keepdim=True), head.values.state(features))
     with torch.no_grad():
-        head.values.actions.bias += 7.0  # the same for all actions
+        head.values.actions[-1].bias += 7.0  # the same for all actions
     torch.testing.assert_close(head(features).q_values, before)
 
 

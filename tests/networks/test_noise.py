@@ -23,6 +23,24 @@ def test_a_noisy_layer_has_the_weights_of_the_paper() -> None:
     torch.testing.assert_close(layer(x), x @ weight.T + bias)
 
 
+def test_layers_without_biases_can_be_noisy() -> None:
+    network = nn.Sequential(nn.Linear(3, 2, bias=False))
+    make_noisy(network)
+    (layer,) = network
+    x, noise = torch.randn(4, 3), torch.randn(1, 5)
+    layer.noise = noise
+    weight = layer.weight + layer.weight_sigma * torch.outer(noise[0, 3:], noise[0, :3])
+    torch.testing.assert_close(layer(x), x @ weight.T)
+    torch.testing.assert_close(layer(x[:1]), x[:1] @ weight.T)
+
+
+def test_noise_for_some_rows_only_is_refused() -> None:
+    layer = NoisyLinear(3, 2)
+    layer.noise = torch.randn(2, 5)
+    with pytest.raises(RuntimeError):
+        layer(torch.randn(4, 3))
+
+
 @pytest.mark.parametrize("shape", [(4, 3), (4, 6, 3)])
 def test_rows_may_have_noise_of_their_own(shape: tuple[int, ...]) -> None:
     layer, x, noise = NoisyLinear(3, 2), torch.randn(shape), torch.randn(4, 5)

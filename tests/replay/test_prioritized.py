@@ -394,3 +394,20 @@ def test_nothing_to_draw_and_no_number_are_errors() -> None:
 def test_numbers_out_of_their_range_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Prioritized(**settings)
+
+
+def test_another_alpha_takes_the_same_priorities() -> None:
+    def leaves(saved_with: float, loaded_with: float) -> torch.Tensor:
+        samplers = [Prioritized(alpha=alpha) for alpha in (saved_with, loaded_with)]
+        for sampler in samplers:
+            sampler.begin(4, torch.device("cpu"))
+        samplers[0]._priorities.set(np.arange(3), samplers[0]._leaf(np.array([4.0, 1.0, 9.0])))
+        samplers[1].load_state_dict(samplers[0].state_dict())
+        return samplers[1].state_dict()["leaves"]
+
+    torch.testing.assert_close(
+        leaves(0.5, 1.0), torch.tensor([4.0, 1, 9, 0]).double(), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        leaves(0.5, 0.5), torch.tensor([2.0, 1, 3, 0]).double(), atol=1e-5, rtol=0
+    )
