@@ -12,6 +12,7 @@ allow: the bytes of parameters, gradients and optimiser state, and the operation
 import argparse
 import copy
 import statistics
+import sys
 import time
 from functools import partial
 from typing import Any
@@ -80,6 +81,8 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     fast: type[Eager] = CUDAGraph if device.type == "cuda" else Traced
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("there is no GPU here; --device cpu tries out the script")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}; microseconds per update (median):")
     print(f"{'':<24}{'eager':>9}{'compiled':>10}{fast.name:>11}{'bytes':>8}{'operations':>12}")
