@@ -44,7 +44,9 @@ class Subject:
         objective, switches = VARIANTS[variant]
         torch.manual_seed(0)
         head = partial(objective.head, dueling=switches.get("dueling", False))
-        self.online = QNetwork(shape, 2, torso, head, noisy=switches.get("noisy", False))
+        self.online = QNetwork(
+            shape, 2, torso, head, noisy_sigma=0.5 if "noisy" in switches else None
+        )
         target = copy.deepcopy(self.online).requires_grad_(False)
         adam = torch.optim.Adam(self.online.parameters(), lr=1e-6, fused=True)
         self.engine = kind(self.online, target, objective, adam, [])

@@ -64,6 +64,7 @@ class DQNModule(LightningModule):
         dueling: Whether the head is that of a dueling network (Wang et al. 2016).
         noisy: Whether all linear layers are noisy (Fortunato et al. 2018), which explores: an
             `epsilon` of 0 goes with it.
+        noisy_sigma: Size of that noise at the start, divided by the root of a layer's inputs.
         optimizer: Makes the optimiser of the online network's parameters.
         lr_scheduler: Makes a learning-rate schedule, stepped after every update.
         act_in_train_mode: Whether the network stays in training mode while it acts in training, as
@@ -88,6 +89,7 @@ class DQNModule(LightningModule):
         objective: Objective | None = None,
         dueling: bool = False,
         noisy: bool = False,
+        noisy_sigma: float = 0.5,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         act_in_train_mode: bool = False,
@@ -107,7 +109,10 @@ class DQNModule(LightningModule):
             raise ConfigError(f"model.dueling: the head {make_head} does not know it")
         if dueling:
             make_head = partial(make_head, dueling=True)
-        self.online = QNetwork(obs_shape, num_actions, network, make_head, obs_classes, noisy)
+        if noisy_sigma <= 0:
+            raise ConfigError(f"model.noisy_sigma: must be positive, got {noisy_sigma}")
+        sigma = noisy_sigma if noisy else None
+        self.online = QNetwork(obs_shape, num_actions, network, make_head, obs_classes, sigma)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self._check_objective(torch.zeros(1, *obs_shape))
         self.grad_transforms: list[GradTransform] = []

@@ -54,7 +54,8 @@ class QNetwork(nn.Module):
         torso: Makes the torso; its number of features is found by trying it on zeros.
         head: Makes the head.
         obs_classes: Number of classes of each element of a discrete observation, else None.
-        noisy: Whether all linear layers are noisy (Fortunato et al. 2018).
+        noisy_sigma: If given, all linear layers are noisy (Fortunato et al. 2018), to this degree at
+            first.
 
     Raises:
         ValueError: If the torso cannot take the observations, or makes no features of rank 2.
@@ -67,14 +68,14 @@ class QNetwork(nn.Module):
         torso: TorsoFactory,
         head: HeadFactory,
         obs_classes: Sequence[int] | None = None,
-        noisy: bool = False,
+        noisy_sigma: float | None = None,
     ) -> None:
         super().__init__()
         self.observation = Observation(obs_shape, obs_classes)
         self.torso = torso(self.observation.out_shape)
         self.head = head(_num_features(self.torso, self.observation.out_shape), num_actions)
-        if noisy:
-            make_noisy(self)
+        if noisy_sigma is not None:
+            make_noisy(self, noisy_sigma)
         self.list_layers()
 
     def list_layers(self) -> None:

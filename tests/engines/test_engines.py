@@ -76,7 +76,7 @@ def engine(
     objective = objective or DQN()
     head = partial(getattr(objective, "head", ValueHead), dueling=dueling)
     torch.manual_seed(3)
-    online = QNetwork(shape, 3, torso, head, noisy=noisy)
+    online = QNetwork(shape, 3, torso, head, noisy_sigma=0.5 if noisy else None)
     target = copy.deepcopy(online).requires_grad_(False)
     made: Optimizer = OPTIMIZERS[optimizer](online.parameters())
     if isinstance(transforms, str):

@@ -85,7 +85,7 @@ def test_numpy_chooses_a_dueling_networks_actions(dueling: bool, width: int | No
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_pass_without_a_draw_is_the_same_each_time(head: type[nn.Module]) -> None:
-    network = QNetwork((4,), 3, MLP, head, noisy=True)
+    network = QNetwork((4,), 3, MLP, head, noisy_sigma=0.5)
     obs, chance = torch.randn(5, 4), torch.Generator()
     before = network(obs).q_values
     draws = network.draws(5, chance)

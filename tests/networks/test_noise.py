@@ -66,7 +66,7 @@ def test_all_linear_layers_become_noisy_with_the_means_they_had() -> None:
 
 
 def test_noise_is_the_signed_root_of_a_normal_variable() -> None:
-    network = QNetwork((4,), 2, MLP, ValueHead, noisy=True)
+    network = QNetwork((4,), 2, MLP, ValueHead, noisy_sigma=0.5)
     noise = network.draw_noise(200, torch.Generator().manual_seed(0))
     sizes = [
         layer.in_features + layer.out_features
@@ -80,7 +80,7 @@ def test_noise_is_the_signed_root_of_a_normal_variable() -> None:
 
 
 def test_online_selector_and_target_have_noise_of_their_own() -> None:
-    network = QNetwork((4,), 2, MLP, ImplicitQuantileHead, noisy=True)
+    network = QNetwork((4,), 2, MLP, ImplicitQuantileHead, noisy_sigma=0.5)
     draws: Any = network.draws(7, torch.Generator())
     correlations = torch.corrcoef(torch.cat([draw.noise for draw in draws]))
     assert (correlations - torch.eye(3)).abs().max() < 0.2
@@ -97,7 +97,7 @@ def test_networks_without_chance_draw_nothing() -> None:
 
 
 def test_a_copy_has_noisy_layers_of_its_own() -> None:
-    network = QNetwork((4,), 2, MLP, ValueHead, noisy=True)
+    network = QNetwork((4,), 2, MLP, ValueHead, noisy_sigma=0.5)
     other, obs = copy.deepcopy(network), torch.randn(3, 4)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -110,7 +110,7 @@ def test_a_copy_has_noisy_layers_of_its_own() -> None:
 
 def test_every_environment_acts_with_noise_of_its_own_in_every_step() -> None:
     torch.manual_seed(0)
-    network = QNetwork((4,), 5, MLP, ValueHead, noisy=True)
+    network = QNetwork((4,), 5, MLP, ValueHead, noisy_sigma=0.5)
     obs = np.ones((300, 4), np.float32)
     assert len(set(greedy_policy(network)(obs))) == 1  # an evaluation
     act = greedy_policy(network, rng=torch.Generator())
@@ -120,6 +120,6 @@ def test_every_environment_acts_with_noise_of_its_own_in_every_step() -> None:
 
 
 def test_convolutions_are_not_noisy_but_what_follows_is() -> None:
-    network = QNetwork((3, 84, 84), 2, CNN, ValueHead, noisy=True)
+    network = QNetwork((3, 84, 84), 2, CNN, ValueHead, noisy_sigma=0.5)
     kinds = {type(m) for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     assert kinds == {nn.Conv2d, NoisyLinear}
