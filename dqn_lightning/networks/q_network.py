@@ -54,8 +54,7 @@ class QNetwork(nn.Module):
         torso: Makes the torso; its number of features is found by trying it on zeros.
         head: Makes the head.
         obs_classes: Number of classes of each element of a discrete observation, else None.
-        noisy_sigma: If given, all linear layers are noisy (Fortunato et al. 2018), to this degree at
-            first.
+        noisy_sigma: Size of the noise of linear layers (Fortunato et al. 2018); none if None.
 
     Raises:
         ValueError: If the torso cannot take the observations, or makes no features of rank 2.
