@@ -150,7 +150,7 @@ def draw(task: str, folders: dict[str, list[Path]]) -> None:
             )  # fmt: skip
         axes.set_xlabel("environment steps")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     panels[0].set_ylabel(f"{task}: return, means of three evaluations")
     figure.savefig(Path(__file__).with_name(f"family_{task}.png"), dpi=130)
 
