@@ -27,7 +27,7 @@ from dqn_lightning.errors import ConfigError
 from dqn_lightning.evaluation import Evaluation
 from dqn_lightning.replay import ReplayBuffer, Sampler, Storage, Uniform
 from dqn_lightning.replay.buffer import steps_at
-from dqn_lightning.schedules import Constant, Schedule
+from dqn_lightning.schedules import CHECKED_COUNTS, Constant, Schedule, as_schedule
 
 _CPU = torch.device("cpu")
 _MAX_EVAL_ENVS = 20
@@ -143,7 +143,7 @@ class DQNDataModule(LightningDataModule):
         self.bootstrap_terminal = bootstrap_terminal
         self.frame_stack = frame_stack
         self.replay_on_gpu = replay_on_gpu
-        self.epsilon: Schedule = Constant(epsilon) if isinstance(epsilon, (int, float)) else epsilon
+        self.epsilon = as_schedule(epsilon)
         self.epsilon_ladder = epsilon_ladder
         self.eval_episodes = eval_episodes
         self.eval_epsilon = eval_epsilon
@@ -515,10 +515,10 @@ class DQNDataModule(LightningDataModule):
 
     def _find_greatest_n_step(self) -> int:
         """Of the run, looked for at its ends and at some counts between."""
-        end = self.rhythm.total_env_steps or 10**9
+        end, schedule = self.rhythm.total_env_steps or 10**9, as_schedule(self.n_step)
         greatest = 1
-        for count in (0, *(10**power for power in range(10) if 10**power < end), end):
-            n_step = self.n_step if isinstance(self.n_step, int) else self.n_step(count)
+        for count in (*(count for count in CHECKED_COUNTS if count < end), end):
+            n_step = schedule(count)
             if not 1 <= n_step < np.inf:
                 raise ConfigError(
                     f"data.n_step: must be at least 1, is {n_step} at environment step {count}"
@@ -527,8 +527,7 @@ class DQNDataModule(LightningDataModule):
         return greatest
 
     def _check_epsilon(self) -> None:
-        counts = [0, *(10**power for power in range(10))]
-        for count in counts:
+        for count in CHECKED_COUNTS:
             if not 0 <= (value := self.epsilon(count)) <= 1:
                 raise ConfigError(
                     f"data.epsilon: must lie in [0, 1], is {value} at environment step {count}"

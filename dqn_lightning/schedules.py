@@ -33,6 +33,15 @@ class Constant:
         return self.value
 
 
+def as_schedule(value: float | Schedule) -> Schedule:
+    """A schedule as it is; a number as the schedule that always has it."""
+    return Constant(value) if isinstance(value, (int, float)) else value
+
+
+CHECKED_COUNTS = (0, *(10**power for power in range(10)))
+"""Counts at which values are checked at start: a schedule is any function, so some must do."""
+
+
 @dataclass(frozen=True)
 class Linear:
     """A straight line from `start` to `end` over `steps`, then `end`.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dqn_lightning import ranks
 from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.replay.priorities import PrefixSums, Priorities, SumTree
-from dqn_lightning.schedules import Constant, Schedule
+from dqn_lightning.schedules import CHECKED_COUNTS, Schedule, as_schedule
 
 Rows: TypeAlias = NDArray[np.int64]
 """Numbers of rows."""
@@ -181,8 +181,8 @@ class Prioritized:
             )
         if not 0 < eps < np.inf:
             raise ConfigError(f"data.sampler.eps: must be positive, got {eps}")
-        self.beta: Schedule = Constant(beta) if isinstance(beta, (int, float)) else beta
-        for count in (0, *(10**power for power in range(10))):
+        self.beta = as_schedule(beta)
+        for count in CHECKED_COUNTS:
             if not 0 <= (value := self.beta(count)) < np.inf:
                 raise ConfigError(
                     f"data.sampler.beta: must not be negative, is {value} at environment step "
