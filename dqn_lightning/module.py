@@ -30,6 +30,7 @@ from dqn_lightning.evaluation import Evaluation, Summary, summarize
 from dqn_lightning.losses import DQN, Objective, ObjectiveOutput
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
 from dqn_lightning.networks.acting import greedy_policy
+from dqn_lightning.networks.layers import statistics
 from dqn_lightning.networks.q_network import HeadFactory
 from dqn_lightning.networks.torsos import TorsoFactory
 from dqn_lightning.types import Act, Batch, Clock, Observations, QValues
@@ -135,9 +136,11 @@ class DQNModule(LightningModule):
                 "argument gives it `Draws`"
             )
         wanted = getattr(self.objective, "output", None)
+        if wanted is None:
+            return
         with torch.no_grad():  # by the target's copy, for layers may count what they see
             output = copy.deepcopy(self.target).eval()(obs)
-        if wanted is not None and not isinstance(output, wanted):
+        if not isinstance(output, wanted):
             head = type(self.online.head).__name__
             raise ConfigError(
                 f"model.head: {head} makes {type(output).__name__}, the objective {objective} "
@@ -386,7 +389,7 @@ class DQNModule(LightningModule):
     @contextmanager
     def _statistics_of_first(self) -> Iterator[None]:
         """Have all ranks play with rank 0's statistics, which are those in a checkpoint."""
-        buffers = list(self.online.buffers()) if ranks.count() > 1 else []
+        buffers = list(statistics(self.online).values()) if ranks.count() > 1 else []
         own = [buffer.clone() for buffer in buffers]
         ranks.copy_first(buffers)
         yield

@@ -20,6 +20,7 @@ from dqn_lightning.csv_log import CSVLog
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
+from dqn_lightning.networks.layers import statistics
 from dqn_lightning.plain import plain, restored
 from dqn_lightning.replay import ReplayBuffer
 
@@ -78,7 +79,7 @@ class FullState(Callback):
             "environment": _environment(data),
             "collector": collector.state_dict(),
             "generators": {**_generators(), "noise": pl_module.rng.get_state()},
-            "buffers": {name: buffer.cpu() for name, buffer in _buffers(pl_module).items()},
+            "buffers": {name: buffer.cpu() for name, buffer in statistics(pl_module).items()},
             "pieces": [list(piece) for piece in pieces],
         }
         name = files.save(state, folder, f"{pl_module.clock.env_steps}-{{digest}}.pt")
@@ -223,7 +224,7 @@ class FullState(Callback):
             noise = self._state["generators"]["noise"]
             if len(noise) == len(pl_module.rng.get_state()):  # else it is of another device
                 pl_module.rng.set_state(noise)
-            for name, buffer in _buffers(pl_module).items():
+            for name, buffer in statistics(pl_module).items():
                 buffer.copy_(self._state["buffers"][name])
         if self._tables is not None:
             logs = [logger for logger in trainer.loggers if isinstance(logger, CSVLog)]
@@ -277,12 +278,6 @@ def _deal_out(data: DQNDataModule, saved: Sequence[_Saved]) -> None:
             yield {name: rows[part] for name, rows in of_rank.read(piece).items()}
 
     data.adopt_rows(shares(), len(saved))
-
-
-def _buffers(pl_module: DQNModule) -> dict[str, Tensor]:
-    """Statistics; no constants, which follow from settings."""
-    saved = pl_module.state_dict()
-    return {name: buffer for name, buffer in pl_module.named_buffers() if name in saved}
 
 
 def _environment(data: DQNDataModule) -> dict[str, str]:

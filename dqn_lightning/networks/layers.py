@@ -110,6 +110,12 @@ def make_noisy(module: nn.Module, sigma: float = 0.5) -> None:
         setattr(module, name, noisy)
 
 
+def statistics(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are learnt, as batch normalisation's; no constants, which are not saved."""
+    saved = module.state_dict()
+    return {name: buffer for name, buffer in module.named_buffers() if name in saved}
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether calling the module calls more than its `forward`."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
