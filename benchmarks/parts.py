@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.ratios import of_pairs
 from dqn_lightning.losses import distributional
 from dqn_lightning.networks.heads import midpoints
 from dqn_lightning.replay import Prioritized, ReplayBuffer
@@ -203,10 +204,6 @@ def compare(repeats: int) -> None:
         print(f"  {name:<32}{statistics.median(ours):>10,.0f}", end="")
         for program in list(programs)[1:]:
             theirs = times[program][1:]
-            ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
-            print(
-                f"   {program} {statistics.median(theirs):,.0f}: {statistics.median(ratios):.2f} "
-                f"({min(ratios):.2f} to {max(ratios):.2f})",
-                end="",
-            )
+            median = f"{program} {statistics.median(theirs):,.0f}"
+            print(f"   {median}: {of_pairs(theirs, ours)}", end="")
         print(flush=True)

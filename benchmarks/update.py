@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.ratios import of_pairs
 from dqn_lightning.engines import Eager, Traced
 from dqn_lightning.losses import C51, DQN, IQN, QRDQN, Munchausen
 from dqn_lightning.networks import CNN, MLP, QNetwork
@@ -88,7 +89,5 @@ def compare(repeats: int) -> None:
                 for kind in (Eager, Traced):
                     ratio = medians[variant, kind] / medians["DQN", kind]
                     line += f"{medians[variant, kind]:>10,.0f}{ratio:>8.2f}"
-                pairs = zip(times[variant, Eager][1:], times[variant, Traced][1:], strict=True)
-                ratios = [eager / traced for eager, traced in pairs]
-                line += f"   {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
-                print(f"{line}{max(ratios):.2f})", flush=True)
+                eager, traced = (times[variant, kind][1:] for kind in (Eager, Traced))
+                print(f"{line}   {of_pairs(eager, traced)}", flush=True)

@@ -1,0 +1,14 @@
+"""Ratios of what ran in turn."""
+
+import statistics
+from collections.abc import Sequence
+
+
+def of_pairs(numerators: Sequence[float], denominators: Sequence[float]) -> str:
+    """Their median, least and greatest.
+
+    >>> of_pairs([4.0, 9.0, 2.0], [2.0, 3.0, 2.0])
+    '2.00 (1.00 to 3.00)'
+    """
+    ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
