@@ -35,7 +35,7 @@ def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> li
     if flags & {"-c", "--config"}:
         return [command, *_config_first(arguments[1:])]
     config = default_configs.get(command)
-    checkpoint = next(_values_of(("--ckpt_path",), arguments), None)
+    checkpoint = _value_of("--ckpt_path", arguments)
     if checkpoint is not None:
         config = Path(checkpoint).parent / "config.yaml"
         if not Path(checkpoint).is_file():
@@ -54,9 +54,9 @@ def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> li
 
 def _with_last_found(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
     """The same with the path of the run's `last.ckpt` in place of `--ckpt_path last`."""
-    if next(_values_of(("--ckpt_path",), arguments), None) != "last":
+    if _value_of("--ckpt_path", arguments) != "last":
         return arguments
-    name = next(_values_of(("--run_name",), arguments), None)
+    name = _value_of("--run_name", arguments)
     if name is None:
         configs = list(_values_of(("-c", "--config"), arguments))
         name = name_of(configs or [str(default_configs.get("fit", "run"))])
@@ -78,6 +78,10 @@ def _config_first(arguments: list[str]) -> list[str]:
         else:
             others.append(argument)
     return [*configs, *others]
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    return next(_values_of((flag,), arguments), None)
 
 
 def _values_of(flags: tuple[str, ...], arguments: list[str]) -> Iterator[str]:

@@ -205,12 +205,12 @@ class ImplicitQuantileHead(nn.Module):
 
     def forward(self, features: Tensor, fractions: Tensor | None = None) -> Quantiles:
         """Features [B, D], fractions [B, K] → quantiles [B, A, K] and their means."""
-        given = self.fractions[None] if fractions is None else fractions  # [1, K] or [B, K]
-        cosines = torch.cos(given[..., None] * self.frequencies)
+        if fractions is None:
+            fractions = self.fractions  # [K], embedded once for all rows
+        cosines = torch.cos(fractions.reshape(-1, fractions.shape[-1], 1) * self.frequencies)
         embedded = torch.relu(self.embedding(cosines))  # [1, K, D] or [B, K, D]
         quantiles = self.quantiles(features[:, None] * embedded)[..., 0].transpose(1, 2)
-        used = self.fractions if fractions is None else fractions
-        return Quantiles(quantiles.mean(-1), quantiles, used)
+        return Quantiles(quantiles.mean(-1), quantiles, fractions)
 
 
 def midpoints(count: int) -> Tensor:

@@ -82,8 +82,6 @@ class ReplayBuffer:
         self._storage = Storage(slots, num_envs, obs_shape, obs_dtype, device)
         self._device = torch.device(device)
         self._by_priority = self.sampler if isinstance(self.sampler, PrioritySampler) else None
-        if self._by_priority is not None:
-            self._by_priority.begin(slots * num_envs, self._device)
         self._time = 0  # number of the pending vector step
         self._episode_step = np.zeros(num_envs, np.int32)
         self._boundary = np.zeros(num_envs, np.bool_)

@@ -137,7 +137,8 @@ def test_categorical_q_learning_equals_a_loop() -> None:
     )
     wanted = torch.zeros_like(loss)
     for row in range(rows):
-        best = max(range(actions), key=lambda a, row=row: selector[row, a].item())  # type: ignore[misc]
+        values = selector[row].tolist()
+        best = values.index(max(values))
         z = r_t[row] + discount_t[row] * atoms
         target = naive_projection(z[None], p_t[row, best][None], atoms)[0]
         p = logits[row, a_tm1[row]].exp() / logits[row, a_tm1[row]].exp().sum()
@@ -260,7 +261,8 @@ def test_quantile_q_learning_equals_a_loop(shape: tuple[int, ...]) -> None:
     )
     error = torch.zeros(rows, predicted, compared, dtype=torch.float64)
     for row in range(rows):
-        best = max(range(actions), key=lambda a, row=row: selector[row, a].item())  # type: ignore[misc]
+        values = selector[row].tolist()
+        best = values.index(max(values))
         for i in range(predicted):
             for j in range(compared):
                 target = r_t[row] + discount_t[row] * quantiles_t[row, best, j]
