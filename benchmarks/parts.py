@@ -147,6 +147,50 @@ def c51_loss() -> dict[str, Part]:
     return {"dqn_lightning": ours, "tianshou": theirs}
 
 
+class _Logits(torch.nn.Module):
+    """A network of TorchRL's that gives what is there already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.randn(BATCH, 51, ACTIONS))
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
+def double_c51_loss() -> dict[str, Part]:
+    """The same with double Q-learning and from logits, which is where TorchRL's begins."""
+    from tensordict import TensorDict
+    from torchrl.modules import DistributionalQValueActor
+    from torchrl.objectives import DistributionalDQNLoss
+
+    atoms = torch.linspace(-10, 10, 51)
+    logits = torch.randn(BATCH, ACTIONS, 51, requires_grad=True)
+    selector_logits, target_logits = torch.randn(2, BATCH, ACTIONS, 51)
+    action, reward = torch.randint(ACTIONS, (BATCH,)), torch.randn(BATCH)
+    discount = torch.full((BATCH,), 0.99)
+
+    def ours() -> None:
+        next_q = selector_logits.softmax(-1) @ atoms
+        loss = distributional.categorical_q_learning(
+            logits, action, reward, discount, target_logits.softmax(-1), next_q, atoms
+        )
+        torch.autograd.grad(loss.mean(), logits)
+
+    network = DistributionalQValueActor(_Logits(), support=atoms, action_space="categorical")
+    objective = DistributionalDQNLoss(network, gamma=0.99, delay_value=True)
+    parameters = list(objective.parameters())
+    none, observation = torch.zeros(BATCH, 1, dtype=torch.bool), torch.zeros(BATCH, 1)
+    after = {"reward": reward[:, None], "done": none, "terminated": none}
+    content = {"action": action, "observation": observation}
+    batch = TensorDict(content | {"next": after | {"observation": observation}}, [BATCH])
+
+    def theirs() -> None:
+        torch.autograd.grad(objective(batch)["loss"], parameters)
+
+    return {"dqn_lightning": ours, "TorchRL": theirs}
+
+
 def quantile_loss(num_quantiles: int) -> dict[str, Part]:
     """QR-DQN's loss and its gradient with regard to the quantiles."""
     from tianshou.algorithm.modelfree.qrdqn import QRDQN
@@ -185,9 +229,11 @@ def compare(repeats: int) -> None:
     """Print all of them."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Using a target size")
+    warnings.filterwarnings("ignore", message="No target network updater")
     parts: dict[str, tuple[dict[str, Part], int]] = {
         "prioritised, 128 of 2^20 rows": (draw_and_update(), 300),
         "C51, 51 atoms": (c51_loss(), 300),
+        "C51, double, from logits": (double_c51_loss(), 300),
         "QR-DQN, 32 quantiles": (quantile_loss(32), 100),
         "QR-DQN, 200 quantiles": (quantile_loss(200), 5),
     }
