@@ -50,7 +50,9 @@ PAIRS = [
 ]
 
 
-def train(switches: tuple[str, ...], engine: Any, env_steps: int = 500) -> DQNModule:
+def train(
+    switches: tuple[str, ...], engine: Any, env_steps: int = 500, accelerator: str = "cpu"
+) -> DQNModule:
     seed_everything(1, verbose=False)
     chosen: dict[str, Any] = {}
     for name in switches:
@@ -72,7 +74,8 @@ def train(switches: tuple[str, ...], engine: Any, env_steps: int = 500) -> DQNMo
     )
     module = DQNModule(datamodule.obs_shape, datamodule.num_actions, engine=engine, **model)
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
         max_epochs=-1,
         logger=False,
         callbacks=[TargetSync(every_n_grad_steps=10)],
