@@ -27,6 +27,7 @@ from dqn_lightning.callbacks import (
     EpisodeLog,
     FullState,
     GradientClamp,
+    Health,
     Progress,
     RankWatch,
     TargetSync,
@@ -136,6 +137,7 @@ class DQNCLI(LightningCLI):
         parser.add_lightning_class_args(TargetSync, "target_sync")
         parser.add_lightning_class_args(GradientClamp, "gradient_clamp")
         parser.add_lightning_class_args(EpisodeLog, "episode_log")
+        parser.add_lightning_class_args(Health, "health")
         parser.add_class_arguments(Checkpoints, "checkpoints")
         for name in ("obs_shape", "num_actions", "obs_classes"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")

@@ -1,6 +1,7 @@
 """Steps the environments and writes what happens into the replay."""
 
 from collections.abc import Iterable
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,10 @@ class Collector:
         num_ranks: How many ranks step environments like these.
         reward_clip: Rewards are learnt from as clipped to ± this, or as they are.
         reward_scale: They are then multiplied by it. Returns of episodes are of the true ones.
+
+    Attributes:
+        acting_s: Seconds that actions have taken.
+        stepping_s: Seconds that the environments have taken.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class Collector:
         self.reward_scale = reward_scale
         self.counts = Counts(0, 0)
         self.episodes_before_step = 0
+        self.acting_s = 0.0
+        self.stepping_s = 0.0
         self._returns = np.zeros(envs.num_envs)
 
     def reset(self, seed: int) -> None:
@@ -131,10 +138,12 @@ class Collector:
         self.episodes_before_step = self.counts.episodes
         boundary = self.replay.pending_boundary
         num_envs, num_boundary = len(boundary), int(np.count_nonzero(boundary))
+        started = perf_counter()
         if num_boundary == num_envs:  # all reset now, whatever the action: the actor is not asked
             actions = np.zeros(num_envs, np.int64)
         else:
             actions = self.actor(act, self.replay.current_obs(), self.counts.env_steps)
+        acted = perf_counter()
         try:
             obs, reward, terminated, truncated, _ = self.envs.step(actions)
         except EnvironmentFailure as error:  # says which; what it raised is the cause
@@ -143,6 +152,8 @@ class Collector:
             which = "environment 0" if num_envs == 1 else "the vector environment"
             what = f"{which} raised {type(error).__name__}: {error}"
             raise self._failure(what) from error
+        self.acting_s += acted - started
+        self.stepping_s += perf_counter() - acted
         self._returns += reward
         if self.reward_clip is not None:
             reward = np.clip(reward, -self.reward_clip, self.reward_clip)

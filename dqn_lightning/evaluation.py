@@ -30,6 +30,7 @@ class Evaluation:
 
     Attributes:
         on_end: Called when all episodes have been played.
+        on_step: Called with this rank's collector after each of its steps.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Evaluation:
         self.episodes = episodes
         self.seed = seed
         self.on_end: Callable[[], None] = lambda: None
+        self.on_step: Callable[[Collector], None] = lambda _: None
         self._make_collector = make_collector
         self._stopped = stopped
 
@@ -78,9 +80,11 @@ class Evaluation:
 
     def _step(self, collector: Collector, act: Act) -> list[Episode]:
         try:
-            return collector.step(act)
+            episodes = collector.step(act)
         except EnvironmentFailure as error:
             raise EnvironmentFailure(f"in an evaluation: {error}") from error.__cause__
+        self.on_step(collector)
+        return episodes
 
 
 class Summary(NamedTuple):

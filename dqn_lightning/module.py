@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -127,6 +128,7 @@ class DQNModule(LightningModule):
         self._means = _Means()
         self._configured: dict[str, Any] | None = None  # the optimiser's settings, when it saved
         self.summary: Summary | None = None  # of the newest evaluation
+        self.updating_s = 0.0  # seconds that updates have taken
 
     def _check_objective(self, obs: Tensor) -> None:
         objective = type(self.objective).__name__
@@ -282,7 +284,9 @@ class DQNModule(LightningModule):
                     self._notify(Clock(rollout.due - 1, rollout.episodes_before_step, grad_steps))
                     told = rollout.due
                 draws = self.online.draws(len(batch.row), self.rng)
+                started = perf_counter()
                 output = self._engine.update(_on_device(batch, device), draws)
+                self.updating_s += perf_counter() - started
                 if rollout.has_priorities:
                     rollout.set_priorities(batch.row, output.priority)
                 self._means.add(output)

@@ -8,7 +8,7 @@ LADDER = [
     ["arguments", "commands"],
     ["callbacks"],
     ["datamodule", "module"],
-    ["dataset", "evaluation"],
+    ["dataset", "evaluation", "health"],
     ["collector", "engines", "plots", "csv_log"],
     ["actor", "losses.objectives"],
     ["losses.distributional"],

@@ -4,6 +4,7 @@ from dqn_lightning.callbacks.checkpoints import Checkpoints
 from dqn_lightning.callbacks.episode_log import EpisodeLog
 from dqn_lightning.callbacks.full_state import FullState
 from dqn_lightning.callbacks.gradient_clamp import GradientClamp
+from dqn_lightning.callbacks.health import Health
 from dqn_lightning.callbacks.progress import Progress
 from dqn_lightning.callbacks.rank_watch import RankWatch
 from dqn_lightning.callbacks.target_sync import TargetSync
@@ -14,6 +15,7 @@ __all__ = [
     "EpisodeLog",
     "FullState",
     "GradientClamp",
+    "Health",
     "Progress",
     "RankWatch",
     "TargetSync",

@@ -12,7 +12,11 @@ from dqn_lightning.module import DQNModule
 
 
 class Timing(Callback):
-    """Logs the run's wall-clock time, its speed, and the time that evaluations take.
+    """Logs the run's wall-clock time, its speed, and where the time goes.
+
+    Shares are of the time since the entry before: of the environments, of choosing actions, of
+    updates (a GPU may still be at work when the program goes on), of evaluations with all that
+    belongs to them; the rest is drawing, writing and logging.
 
     Args:
         every_s: Seconds between entries.
@@ -28,6 +32,7 @@ class Timing(Callback):
         self._started = now - self.elapsed_s
         self._evaluation_s = 0.0
         self._last_entry = (now, pl_module.clock.env_steps)
+        self._spent = self._spent_so_far(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -39,11 +44,11 @@ class Timing(Callback):
     ) -> None:
         """Log if it is time."""
         if time.perf_counter() - self._last_entry[0] >= self.every_s:
-            self._log(pl_module)
+            self._log(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Log the end."""
-        self._log(pl_module)
+        self._log(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Note when an evaluation starts."""
@@ -62,14 +67,29 @@ class Timing(Callback):
         """Go on from there."""
         self.elapsed_s = state_dict["elapsed_s"]
 
-    def _log(self, pl_module: DQNModule) -> None:
+    def _log(self, trainer: Trainer, pl_module: DQNModule) -> None:
         now, env_steps = time.perf_counter(), pl_module.clock.env_steps
         then, env_steps_then = self._last_entry
         self.elapsed_s = now - self._started
         self._last_entry = (now, env_steps)
+        before, self._spent = self._spent, self._spent_so_far(trainer, pl_module)
+        shares = {name: (self._spent[name] - before[name]) / (now - then) for name in before}
         values = {
-            f"{TIME_PREFIX}elapsed_s": self.elapsed_s,
-            f"{TIME_PREFIX}env_steps_per_s": (env_steps - env_steps_then) / (now - then),
-            f"{TIME_PREFIX}evaluation_s": self._evaluation_s,
+            "elapsed_s": self.elapsed_s,
+            "env_steps_per_s": (env_steps - env_steps_then) / (now - then),
+            "evaluation_s": self._evaluation_s,
+            **{f"{name}_share": share for name, share in shares.items()},
+            "rest_share": 1 - sum(shares.values()),
         }
-        pl_module.log_metrics(values, env_steps)
+        named = {f"{TIME_PREFIX}{name}": value for name, value in values.items()}
+        pl_module.log_metrics(named, env_steps)
+
+    def _spent_so_far(self, trainer: Trainer, pl_module: DQNModule) -> dict[str, float]:
+        """Seconds, since the parts were made."""
+        collector = trainer.datamodule.dataset.collector
+        return {
+            "environment": collector.stepping_s,
+            "acting": collector.acting_s,
+            "update": pl_module.updating_s,
+            "evaluation": self._evaluation_s,
+        }

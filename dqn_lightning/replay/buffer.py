@@ -275,6 +275,10 @@ class ReplayBuffer:
         stacked = self._stacked(rows, self._position(rows))
         return stacked.numpy() if stacked.device.type == "cpu" else stacked
 
+    def newest(self, column: str) -> NDArray[Any]:
+        """What the newest complete row of each environment has there [N]. A view."""
+        return self._storage.slot(column, (self._time - 1) % self._slots)
+
     # Drawing ------------------------------------------------------------------------------------
 
     @property
@@ -310,10 +314,16 @@ class ReplayBuffer:
         if self._n_schedule is not None:
             self.n_step = steps_at(self._n_schedule, env_steps)
             self._check_window()
+        return self.gather(*self.sampler.draw(self._pool(env_steps), batch_size))
+
+    def _pool(self, env_steps: int) -> Pool:
         num_envs = self.num_envs
         newest, oldest = (self.n_step - 1) * num_envs, (self.frame_stack - 1) * num_envs
-        pool = Pool(self.rows, self.drawable, self.rng, num_envs, newest, oldest, env_steps)
-        return self.gather(*self.sampler.draw(pool, batch_size))
+        return Pool(self.rows, self.drawable, self.rng, num_envs, newest, oldest, env_steps)
+
+    def chances(self) -> NDArray[np.float64]:
+        """How likely each of `rows` is to be drawn [R], as at the last draw. Looks at all."""
+        return self.sampler.chances(self._pool(env_steps=0))
 
     @property
     def has_priorities(self) -> bool:

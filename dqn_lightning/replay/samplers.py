@@ -86,6 +86,10 @@ class Sampler(Protocol):
         """`batch_size` drawable rows and their weights."""
         ...
 
+    def chances(self, pool: Pool) -> NDArray[np.float64]:
+        """How likely each of the pool's rows is to be the next one drawn [R]."""
+        ...
+
 
 @runtime_checkable
 class PrioritySampler(Sampler, Protocol):
@@ -130,6 +134,12 @@ class Uniform:
         """
         choose = _with_replacement if self.replacement else _without_replacement
         return Drawn(choose(pool, batch_size), np.ones(batch_size, np.float32))
+
+    def chances(self, pool: Pool) -> NDArray[np.float64]:
+        """How likely each of the pool's rows is to be the next one drawn [R]."""
+        drawable = pool.drawable(np.arange(pool.rows.start, pool.rows.stop))
+        chances: NDArray[np.float64] = drawable / max(1, int(np.count_nonzero(drawable)))
+        return chances
 
 
 class Prioritized:
@@ -233,6 +243,21 @@ class Prioritized:
         # The position says how far a row lies behind the oldest one.
         rows = pool.rows.start + (positions - pool.rows.start) % self._num_positions
         return Drawn(rows, weight.astype(np.float32))
+
+    def chances(self, pool: Pool) -> NDArray[np.float64]:
+        """How likely each of the pool's rows is to be the next one drawn [R].
+
+        Those written since the last draw are not known yet.
+        """
+        rows = np.arange(pool.rows.start, pool.rows.stop)
+        leaves = self._priorities.get(self._priorities.array(rows % self._num_positions))
+        leaves = torch.as_tensor(leaves).numpy(force=True) * (rows < self._stop)
+        total = leaves.sum()
+        if not 0 < total < np.inf:
+            return np.zeros(len(rows))
+        uniform = (leaves > 0) / np.count_nonzero(leaves)
+        chances: NDArray[np.float64] = leaves / total * (1 - self.uniform_share)
+        return chances + uniform * self.uniform_share
 
     def _judge(self, pool: Pool) -> None:
         """Bring leaves up to date: greater than 0 for exactly the rows that can be drawn."""
