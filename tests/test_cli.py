@@ -17,6 +17,8 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 from dqn_lightning import DQNModule
 from dqn_lightning.arguments import with_config
@@ -74,6 +76,18 @@ def test_a_run_lives_in_one_folder(run: Path) -> None:
     }
     assert [path.name for path in Path("checkpoints").iterdir()] == ["cartpole"]
     assert [path.name for path in Path().iterdir()] == ["checkpoints"]
+
+
+def test_tensorboard_shows_together_what_a_run_logs_and_belongs_together(run: Path) -> None:
+    events = EventAccumulator(str(run)).Reload()
+    tag = "custom_scalars__config__"
+    layout = layout_pb2.Layout.FromString(events.Tensors(tag)[0].tensor_proto.string_val[0])
+    shown = {tag for c in layout.category for chart in c.chart for tag in chart.multiline.tag}
+    logged = set(events.Tags()["scalars"])
+    assert [category.title for category in layout.category] == ["Run", "Health", "Time"]
+    assert shown - logged == {"health/priority_entropy"}  # drawn uniformly here
+    prefixes = {name.split("/")[0] for name in logged}
+    assert prefixes == {"train", "eval", "health", "time"}
 
 
 def test_what_a_run_ends_with_is_said(capsys: pytest.CaptureFixture[str]) -> None:

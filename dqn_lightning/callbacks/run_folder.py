@@ -11,6 +11,33 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from dqn_lightning.csv_log import CSVLog
 
+_PARTS = ("environment", "acting", "update", "evaluation", "rest")
+_LAYOUT = {
+    "Run": {
+        "return": ["Multiline", ["train/return_mean", "eval/return_mean"]],
+        "episode length": ["Multiline", ["train/length_mean", "eval/length_mean"]],
+        "loss and TD error": ["Multiline", ["train/loss", "train/td_error"]],
+        "epsilon": ["Multiline", ["train/epsilon"]],
+    },
+    "Health": {
+        "action values and the return reached": [
+            "Multiline",
+            ["health/q_mean", "health/q_max", "health/return_mean"],
+        ],
+        "dormant units": ["Multiline", ["health/dormant_share"]],
+        "rank of the features": ["Multiline", ["health/effective_rank"]],
+        "gradient": ["Multiline", ["health/gradient_norm"]],
+        "target behind online": ["Multiline", ["health/target_distance"]],
+        "age of rows": ["Multiline", ["health/row_age_mean"]],
+        "entropy of priorities": ["Multiline", ["health/priority_entropy"]],
+    },
+    "Time": {
+        "steps per second": ["Multiline", ["time/env_steps_per_s"]],
+        "shares": ["Multiline", [f"time/{part}_share" for part in _PARTS]],
+    },
+}
+"""What TensorBoard's tab "Custom Scalars" shows together."""
+
 
 def folder_of_run(trainer: Trainer) -> Path | None:
     """Where callbacks write, if they do; all ranks must ask, for Lightning sends it around."""
@@ -78,6 +105,9 @@ class RunFolder(Callback):
             unfinished = self.path / ".config.yaml.tmp"
             unfinished.write_text(self.config_text(self.path.name))
             unfinished.replace(self.path / "config.yaml")
+            for logger in trainer.loggers:
+                if isinstance(logger, _Events):
+                    logger.experiment.add_custom_scalars(_LAYOUT)
         trainer.strategy.barrier()
         if not self.path.is_dir():
             print(
