@@ -446,7 +446,7 @@ class DQNDataModule(LightningDataModule):
         newest = (self.frame_stack + 2) * num_envs  # rows
         replay = self._make_replay(newest, num_envs, np.random.SeedSequence(0), n_step=1)
         actor = EpsilonGreedy(Constant(epsilon), self.num_actions, np.random.default_rng(0))
-        return Collector(envs, replay, actor)
+        return Collector(envs, replay, actor, 1, self.reward_clip, self.reward_scale)
 
     def _make_envs(
         self, factory: EnvFactory, num_envs: int, vectorization: Vectorization

@@ -249,6 +249,17 @@ def test_values_that_the_network_has_rescaled_are_logged_as_returns() -> None:
     assert q_max[True] == pytest.approx(14.881, abs=1e-3)  # sqrt(15.881) - 1 + 0.0149 = 3
 
 
+def test_returns_are_of_rewards_as_they_are_learnt_from() -> None:
+    returns = []
+    for scale in (1.0, 0.25):
+        still = {"optimizer": partial(torch.optim.SGD, lr=0.0)}
+        module, data = make(module=still, reward_scale=scale, eval_every_env_steps=60)
+        values = logged_by(module, data, Health())
+        assert values[60, "eval/return_mean"] > 5  # as they are
+        returns.append(values[60, "health/return_mean"])
+    assert returns[1] == pytest.approx(returns[0] / 4)
+
+
 def test_zero_states_are_no_health_and_fewer_are_refused() -> None:
     module, data = make(eval_every_env_steps=40)
     values = logged_by(module, data, Health(num_states=0))
