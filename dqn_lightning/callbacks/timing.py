@@ -69,7 +69,8 @@ class Timing(Callback):
         self._last_entry = (now, env_steps)
         values = {
             f"{TIME_PREFIX}elapsed_s": self.elapsed_s,
-            f"{TIME_PREFIX}env_steps_per_s": (env_steps - env_steps_then) / (now - then),
             f"{TIME_PREFIX}evaluation_s": self._evaluation_s,
         }
+        if env_steps > env_steps_then:  # the end may come right after an entry
+            values[f"{TIME_PREFIX}env_steps_per_s"] = (env_steps - env_steps_then) / (now - then)
         pl_module.log_metrics(values, env_steps)
