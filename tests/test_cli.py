@@ -253,6 +253,7 @@ def test_settings_can_be_printed_and_help_asked_for(capsys: pytest.CaptureFixtur
     output = capsys.readouterr().out
     assert "env_id: CartPole-v1" in output
     assert "--data.total_env_steps" in output
+    assert "plot RUN [RUN ...] draws what runs have measured" in " ".join(output.split())
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)

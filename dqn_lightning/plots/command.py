@@ -55,11 +55,8 @@ def _pictures(out: Path | None, folders: Sequence[Path]) -> list[Path]:
 
 
 def _save(figure: Figure, picture: Path) -> None:
-    """Write the picture, replacing an older one only when it is whole."""
-    unfinished = picture.with_name(f".{picture.name}.tmp")
     try:
-        figure.savefig(unfinished, dpi=_DPI, format=picture.suffix[1:])
-        unfinished.replace(picture)
+        figure.savefig(picture, dpi=_DPI)
     except OSError as error:
         raise ConfigError(f"--out: {picture} cannot be written ({error.strerror})") from error
 

@@ -24,7 +24,6 @@ _LINES = ("-", "--", "-.", ":")
 _VALUE = "discounted return"
 _PANEL = (3.7, 2.7)  # inches
 _MOST_POINTS = 500  # of a median
-_FEW_POINTS = 50  # are marked
 
 
 class Band(NamedTuple):
@@ -56,6 +55,7 @@ class _Panel(NamedTuple):
     unit: str
     curves: list[_Curve]
     dots: Series | None = None
+    marked: bool = False
     may_be_log: bool = False
 
 
@@ -123,9 +123,9 @@ def _panels(groups: Sequence[Group], window: int) -> Iterator[_Panel]:
     yield _episodes(groups, "train/episode_return", RETURN, window)
     yield _evaluations(groups)
     yield _episodes(groups, "train/episode_length", DURATION, window)
-    yield _Panel("loss of updates", "loss", _curves(groups, "train/loss"), may_be_log=True)
+    yield _Panel("updates", "loss", _curves(groups, "train/loss"), may_be_log=True)
     errors = _curves(groups, "train/td_error")
-    yield _Panel("errors of updates", "TD error", errors, may_be_log=True)
+    yield _Panel("updates", "TD error", errors, may_be_log=True)
     yield _Panel("exploration", "epsilon", _curves(groups, "train/epsilon"))
     rates = _curves(groups, "train/learning_rate")
     if any(np.ptp(curve.band.middle) > 0 for curve in rates):
@@ -139,7 +139,7 @@ def _episodes(groups: Sequence[Group], column: str, unit: str, window: int) -> _
     means = [[_mean(series, window) for series in group.measured(column)] for group in groups]
     curves = _in_colours(means)
     if not _is_one_run(groups):
-        return _Panel(f"training episodes, mean of {window}", unit, curves)
+        return _Panel(f"training episodes, mean of the last {window}", unit, curves)
     label = f"mean of the last {window}"
     curves = [curve._replace(colour=_VERMILLION, label=label) for curve in curves]
     return _Panel("training episodes", unit, curves, dots=groups[0].runs[0].series.get(column))
@@ -152,10 +152,10 @@ def _mean(series: Series, window: int) -> Series:
 def _evaluations(groups: Sequence[Group]) -> _Panel:
     curves = _curves(groups, "eval/return_mean")
     if not _is_one_run(groups):
-        return _Panel("evaluations, mean", RETURN, curves)
+        return _Panel("evaluations, mean", RETURN, curves, marked=True)
     deviations = groups[0].measured("eval/return_std")
     curves = [_with_deviation(*pair) for pair in zip(curves, deviations, strict=False)]
-    return _Panel("evaluations", RETURN, curves)
+    return _Panel("evaluations", RETURN, curves, marked=True)
 
 
 def _with_deviation(curve: _Curve, deviation: Series) -> _Curve:
@@ -168,7 +168,8 @@ def _action_values(groups: Sequence[Group]) -> _Panel:
     """What one group expects and what it reaches; of several groups, how far these are apart."""
     if len(groups) > 1:
         errors = [_overestimation(group) for group in groups]
-        return _Panel("mean action value - return reached", _VALUE, _in_colours(errors))
+        title = "mean action value less return reached"
+        return _Panel(title, _VALUE, _in_colours(errors), marked=True)
     lines = {
         "health/q_max": ("greatest action value", _COLOURS[4], ":"),
         "health/q_mean": ("mean action value", _BLUE, "-"),
@@ -179,7 +180,7 @@ def _action_values(groups: Sequence[Group]) -> _Panel:
         for column, (label, colour, line) in lines.items()
         for curve in _curves(groups, column)
     ]
-    return _Panel("action values and what is reached", _VALUE, curves)
+    return _Panel("action values and return reached", _VALUE, curves, marked=True)
 
 
 def _overestimation(group: Group) -> list[Series]:
@@ -222,7 +223,7 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
     if panel.dots is not None:
         draw_dots(axes, *panel.dots)
     for curve in panel.curves:
-        _draw_curve(axes, curve)
+        _draw_curve(axes, curve, panel.marked)
     axes.set_title(panel.title, fontsize="medium", loc="left")
     axes.set_ylabel(panel.unit)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -234,18 +235,20 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
 
 
 def _scale(axes: Axes, may_be_log: bool) -> None:
-    """Logarithmic over two powers of ten or more; else from zero, if nothing is less."""
+    """Logarithmic over two powers of ten or more; else zero is where it can be seen."""
     least, greatest = axes.dataLim.intervaly
     if may_be_log and least > 0 and greatest >= 100 * least:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     elif least >= 0:
         axes.set_ylim(bottom=0)
+    elif greatest > 0:
+        axes.axhline(0, color="0.5", lw=0.8)
 
 
-def _draw_curve(axes: Axes, curve: _Curve) -> None:
+def _draw_curve(axes: Axes, curve: _Curve, marked: bool) -> None:
     env_steps, middle, low, high = curve.band
-    mark = "." if len(env_steps) <= _FEW_POINTS else ""
+    mark = "." if marked or len(env_steps) == 1 else ""  # a line needs two
     axes.plot(env_steps, middle, curve.line, color=curve.colour, marker=mark, label=curve.label)
     if (high > low).any():
         axes.fill_between(
