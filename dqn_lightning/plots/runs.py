@@ -18,11 +18,11 @@ from dqn_lightning.plots.tables import Group, Series
 FEWEST_FOR_QUARTILES = 5
 """Runs from which on a band is the interquartile range; of fewer it is from least to greatest."""
 
-_BLUE, _VERMILLION, _GREEN = "#0072b2", "#d55e00", "#009e73"
-_COLOURS = (_BLUE, _VERMILLION, _GREEN, "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
+_BLUE, _VERMILLION, _ORANGE = "#0072b2", "#d55e00", "#e69f00"  # Okabe and Ito's
+_COLOURS = (_BLUE, _VERMILLION, "#009e73", "#cc79a7", _ORANGE, "#56b4e9")
 _LINES = ("-", "--", "-.", ":")
 _VALUE = "discounted return"
-_PANEL = (3.7, 2.7)  # inches
+_PANEL, _KEY = (3.7, 2.7), 0.24  # inches
 _MOST_POINTS = 500  # of a median
 
 
@@ -63,7 +63,7 @@ def draw_runs(groups: Sequence[Group], window: int = 100) -> Figure:
     """Draw a panel for each quantity that has been measured.
 
     A run alone is drawn as it is, each episode a dot. Of several runs in a group the median is
-    drawn, as far as all of them have come, and a band around it.
+    drawn, as far as all of them have come, and a band around it (`spread`).
 
     Args:
         groups: Each gets a colour and a kind of line.
@@ -77,7 +77,7 @@ def draw_runs(groups: Sequence[Group], window: int = 100) -> Figure:
         raise ConfigError("plot: nothing in metrics.csv can be drawn (yet)")
     columns = math.ceil(math.sqrt(len(panels)))
     rows = math.ceil(len(panels) / columns)
-    size = (_PANEL[0] * columns, _PANEL[1] * rows + 0.5)
+    size = (_PANEL[0] * columns, _PANEL[1] * rows + _KEY * (len(groups) + 1))
     figure = Figure(figsize=size, layout="constrained")
     for i, panel in enumerate(panels):
         first = figure.axes[0] if i > 0 else None
@@ -171,7 +171,7 @@ def _action_values(groups: Sequence[Group]) -> _Panel:
         title = "mean action value less return reached"
         return _Panel(title, _VALUE, _in_colours(errors), marked=True)
     lines = {
-        "health/q_max": ("greatest action value", _COLOURS[4], ":"),
+        "health/q_max": ("greatest action value", _ORANGE, ":"),
         "health/q_mean": ("mean action value", _BLUE, "-"),
         "health/return_mean": ("return reached", _VERMILLION, "--"),
     }
@@ -235,7 +235,7 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
 
 
 def _scale(axes: Axes, may_be_log: bool) -> None:
-    """Logarithmic over two powers of ten or more; else zero is where it can be seen."""
+    """Logarithmic over two powers of ten or more; else zero is shown, if it is near."""
     least, greatest = axes.dataLim.intervaly
     if may_be_log and least > 0 and greatest >= 100 * least:
         axes.set_yscale("log")
