@@ -120,6 +120,13 @@ class DQNCLI(LightningCLI):
 
     # Parsing ------------------------------------------------------------------------------------
 
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Make the parser, whose help names the command that does not come here too."""
+        super().setup_parser(*args, **kwargs)
+        self.parser.epilog = (
+            "One more command: plot RUN [RUN ...] draws what runs have measured (plot --help)."
+        )
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name, threads, and the callbacks that have settings of their own."""
         parser.add_argument(

@@ -179,6 +179,7 @@ def test_a_finished_run_that_is_gone_on_with_says_where_it_stands(
     with (run / "timing.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert [row["env_steps"] for row in rows] == ["600"]  # cut back, and written again
+    assert not rows[0].get("time/env_steps_per_s")  # for no step was taken
 
 
 def test_another_name_begins_another_run_from_a_checkpoint(run: Path) -> None:
@@ -267,6 +268,7 @@ def test_settings_can_be_printed_and_help_asked_for(capsys: pytest.CaptureFixtur
     output = capsys.readouterr().out
     assert "env_id: CartPole-v1" in output
     assert "--data.total_env_steps" in output
+    assert "plot RUN [RUN ...] draws what runs have measured" in " ".join(output.split())
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)

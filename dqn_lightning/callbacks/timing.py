@@ -72,17 +72,17 @@ class Timing(Callback):
         then, env_steps_then = self._last_entry
         self.elapsed_s = now - self._started
         self._last_entry = (now, env_steps)
-        before, self._spent = self._spent, self._spent_so_far(trainer, pl_module)
-        shares = {name: (self._spent[name] - before[name]) / (now - then) for name in before}
-        values = {
-            "elapsed_s": self.elapsed_s,
-            "env_steps_per_s": (env_steps - env_steps_then) / (now - then),
-            "evaluation_s": self._evaluation_s,
-            **{f"{name}_share": share for name, share in shares.items()},
-            "rest_share": 1 - sum(shares.values()),
-        }
+        values = {"elapsed_s": self.elapsed_s, "evaluation_s": self._evaluation_s}
+        if env_steps > env_steps_then:  # the end may come right after an entry
+            values["env_steps_per_s"] = (env_steps - env_steps_then) / (now - then)
+            values |= self._shares(trainer, pl_module, now - then)
         named = {f"{TIME_PREFIX}{name}": value for name, value in values.items()}
         pl_module.log_metrics(named, env_steps)
+
+    def _shares(self, trainer: Trainer, pl_module: DQNModule, seconds: float) -> dict[str, float]:
+        before, self._spent = self._spent, self._spent_so_far(trainer, pl_module)
+        shares = {f"{k}_share": (self._spent[k] - before[k]) / seconds for k in before}
+        return {**shares, "rest_share": 1 - sum(shares.values())}
 
     def _spent_so_far(self, trainer: Trainer, pl_module: DQNModule) -> dict[str, float]:
         """Seconds, since the parts were made."""

@@ -1,1 +1,1 @@
-"""Pictures of a run."""
+"""Pictures of runs, and of what an environment shows."""

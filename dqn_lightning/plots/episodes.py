@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 DURATION = "duration (environment steps)"
 RETURN = "return"
@@ -27,17 +28,48 @@ def draw_episodes(axes: Axes, values: Sequence[float], label: str, window: int =
     """Draw each episode's value and, once there are `window`, the mean of the newest so many."""
     heights = np.asarray(values, dtype=float)
     numbers = np.arange(1, len(heights) + 1)
-    axes.plot(numbers, heights, ".", color="#0072b2", alpha=0.35, markersize=4, label="episode")
+    draw_dots(axes, numbers, heights)
     if len(heights) >= window:
-        sums = np.concatenate([[0.0], heights.cumsum()])
-        means = (sums[window:] - sums[:-window]) / window
+        means = running_mean(heights, window)[window - 1 :]
         axes.plot(numbers[window - 1 :], means, color="#d55e00", label=f"mean of the last {window}")
     axes.set(xlabel="episode", ylabel=label)
     if not (heights < 0).any():
         axes.set_ylim(bottom=0)
+    tidy(axes)
+    axes.legend(frameon=False, loc="upper left")
+
+
+def draw_dots(axes: Axes, x: NDArray[Any], heights: NDArray[np.float64]) -> None:
+    """Draw a dot for each episode."""
+    axes.plot(
+        x,
+        heights,
+        ".",
+        color="#0072b2",
+        alpha=0.35,
+        markersize=4,
+        label="episode",
+        rasterized=True,  # or there would be as many shapes as episodes in an SVG
+    )
+
+
+def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """The mean of each value [N] and those before it, `window` at most.
+
+    >>> running_mean(np.array([1.0, 2.0, 6.0]), 2).tolist()
+    [1.0, 1.5, 4.0]
+    """
+    sums = np.concatenate([[0.0], values.cumsum()])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    means: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
+    return means
+
+
+def tidy(axes: Axes) -> None:
+    """A light grid and no frame."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
 
 
 class LiveDurations:

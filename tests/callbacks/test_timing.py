@@ -11,8 +11,7 @@ def test_shares_of_the_time_make_up_all_of_it() -> None:
     by_step: dict[int, dict[str, float]] = {}
     for env_steps, name, value in recorder.rows:
         if name.endswith("_share"):
-            shares = by_step.setdefault(env_steps, {})
-            shares.setdefault(name.removeprefix("time/"), value)  # the last is logged once more
+            by_step.setdefault(env_steps, {})[name.removeprefix("time/")] = value
     assert list(by_step) == [100, 200, 300]
     names = {"environment", "acting", "update", "evaluation", "rest"}
     for shares in by_step.values():
