@@ -115,7 +115,8 @@ class DQNCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Commands, and which of their arguments are no flags."""
-        return {**LightningCLI.subcommands(), "screen": {"model", "datamodule"}}
+        ours = {name: {"model", "datamodule"} for name in ("play", "screen")}
+        return {**LightningCLI.subcommands(), **ours}
 
     # Parsing ------------------------------------------------------------------------------------
 
