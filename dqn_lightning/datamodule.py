@@ -448,18 +448,17 @@ class DQNDataModule(LightningDataModule):
         Raises:
             ConfigError: If the environment cannot.
         """
+        env = self.eval_factory.make()
+        modes = env.metadata.get("render_modes", ())
+        env.close()
+        if "rgb_array" not in modes:
+            raise ConfigError(
+                f"data.env_id: {self.eval_factory.env_id} cannot draw itself (render_mode "
+                "rgb_array)"
+            )
         env_kwargs = {**self.eval_factory.env_kwargs, "render_mode": "rgb_array"}
         factory = replace(self.eval_factory, env_kwargs=env_kwargs)
-        cannot = f"data.env_id: {factory.env_id} cannot draw itself (render_mode rgb_array)"
-        try:
-            collector = self._make_eval_collector(factory, 1, "single", epsilon=0.0)
-        except ConfigError as error:
-            if isinstance(error.__cause__, TypeError):  # it knows no `render_mode`
-                raise ConfigError(cannot) from error
-            raise
-        if "rgb_array" not in collector.envs.metadata.get("render_modes", ()):
-            raise ConfigError(cannot)
-        return collector
+        return self._make_eval_collector(factory, 1, "single", epsilon=0.0)
 
     def _make_eval_collector(
         self, factory: EnvFactory, num_envs: int, vectorization: Vectorization, epsilon: float
