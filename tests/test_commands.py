@@ -174,6 +174,15 @@ def test_the_window_shows_the_film_in_its_time(monkeypatch: pytest.MonkeyPatch) 
     assert not pygame.display.get_init()
 
 
+def test_a_display_that_is_not_there_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
+    monkeypatch.setattr(commands, "has_display", lambda: True)
+    assert main(DRAWN) == 2
+    assert re.search(r"--film: no window can be opened \(.*\); name", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

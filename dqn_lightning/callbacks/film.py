@@ -89,7 +89,7 @@ class Film(Callback):
         path = folder / "films" / f"{env_steps}.{self.format}"
         path.parent.mkdir(exist_ok=True)
         moments = play_episode(collector, pl_module.q_values, data.eval_seed)
-        camera = Camera(collector.envs.metadata.get("render_fps", self.fps), self.fps)
+        camera = Camera(collector.envs.metadata.get("render_fps") or self.fps, self.fps)
         until_stopped = takewhile(lambda moment: moment.step == 0 or not data.stopped, moments)
         write_film(path, camera.shots(until_stopped, f"{env_steps:,} environment steps"))
         return path

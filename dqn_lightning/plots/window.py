@@ -5,16 +5,26 @@ from collections.abc import Iterable
 
 from PIL import Image
 
+from dqn_lightning.errors import ConfigError
 from dqn_lightning.plots.film import Shot
 
 _LONGEST_WAIT_S = 0.05  # so that the window and Ctrl-C are heeded soon
 
 
 def show_film(title: str, shots: Iterable[Shot]) -> None:
-    """Show each shot for its time, until the film ends or the window is closed."""
+    """Show each shot for its time, until the film ends or the window is closed.
+
+    Raises:
+        ConfigError: If no window can be opened.
+    """
     import pygame
 
-    pygame.display.init()
+    try:
+        pygame.display.init()
+    except pygame.error as error:
+        raise ConfigError(
+            f"--film: no window can be opened ({error}); name a file, as --film film.gif"
+        ) from error
     try:
         pygame.display.set_caption(title)
         until = time.monotonic()
