@@ -43,7 +43,7 @@ def _show(frame: Image.Image) -> None:
     window = pygame.display.get_surface()
     if window is None or window.get_size() != frame.size:
         window = pygame.display.set_mode(frame.size)
-    window.blit(pygame.image.frombytes(frame.tobytes(), frame.size, "RGB"), (0, 0))
+    window.blit(pygame.image.frombuffer(frame.tobytes(), frame.size, "RGB"), (0, 0))
     pygame.display.flip()
 
 
