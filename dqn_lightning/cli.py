@@ -116,7 +116,8 @@ class DQNCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Commands, and which of their arguments are no flags."""
-        return {**LightningCLI.subcommands(), "screen": {"model", "datamodule"}}
+        ours = {name: {"model", "datamodule"} for name in ("play", "screen")}
+        return {**LightningCLI.subcommands(), **ours}
 
     # Parsing ------------------------------------------------------------------------------------
 
@@ -315,6 +316,7 @@ class DQNCLI(LightningCLI):
         lines["files"] = f"{folder}{os.sep}: {files}"
         if (folder / "best.ckpt").exists():
             lines["test it"] = f"python train.py test --ckpt_path {folder / 'best.ckpt'}"
+            lines["watch it"] = f"python train.py play --ckpt_path {folder / 'best.ckpt'}"
         elif (every := self.datamodule.rhythm.eval_every_env_steps) is not None:
             lines["no best.ckpt"] = f"no evaluation was due (data.eval_every_env_steps {every:,})"
         for name, text in lines.items():

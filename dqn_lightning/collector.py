@@ -42,6 +42,7 @@ class Collector:
     Attributes:
         acting_s: Seconds that actions have taken.
         stepping_s: Seconds that the environments have taken.
+        returns: Undiscounted sums of the running episodes' rewards so far [N].
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Collector:
         self.episodes_before_step = 0
         self.acting_s = 0.0
         self.stepping_s = 0.0
-        self._returns = np.zeros(envs.num_envs)
+        self.returns = np.zeros(envs.num_envs)
 
     def reset(self, seed: int) -> None:
         """Start a run: new episodes, no rows, counts of 0; environment i gets the seed + i."""
@@ -71,14 +72,14 @@ class Collector:
         self.replay.begin(obs)
         self.counts = Counts(0, 0)
         self.episodes_before_step = 0
-        self._returns[:] = 0
+        self.returns[:] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, running episodes, and the state of everything it works with; no rows."""
         return {
             "counts": list(self.counts),
             "episodes_before_step": self.episodes_before_step,
-            "returns": torch.from_numpy(self._returns.copy()),
+            "returns": torch.from_numpy(self.returns.copy()),
             "actor": self.actor.state_dict(),
             "replay": self.replay.state_dict(),
             "envs": self._envs_state(),
@@ -114,7 +115,7 @@ class Collector:
         self.actor.load_state_dict(state["actor"])
         self.counts = Counts(*state["counts"])
         self.episodes_before_step = state["episodes_before_step"]
-        self._returns[:] = state["returns"].numpy()
+        self.returns[:] = state["returns"].numpy()
         try:
             if state["envs"] is None:
                 raise CannotRestoreError("these environments cannot give their state")
@@ -122,7 +123,7 @@ class Collector:
         except CannotRestoreError as error:
             obs, _ = self.envs.reset()
             self.replay.restart(obs)
-            self._returns[:] = 0
+            self.returns[:] = 0
             return str(error)
         return None
 
@@ -154,7 +155,7 @@ class Collector:
             raise self._failure(what) from error
         self.acting_s += acted - started
         self.stepping_s += perf_counter() - acted
-        self._returns += reward
+        self.returns += reward
         if self.reward_clip is not None:
             reward = np.clip(reward, -self.reward_clip, self.reward_clip)
         if self.reward_scale != 1:
@@ -172,8 +173,8 @@ class Collector:
     def _finished(self, ended: np.ndarray[Any, Any], env_steps: int) -> list[Episode]:
         durations = self.replay.pending_episode_step
         episodes = [
-            Episode(int(i), int(durations[i]), float(self._returns[i]), env_steps)
+            Episode(int(i), int(durations[i]), float(self.returns[i]), env_steps)
             for i in ended.nonzero()[0]
         ]
-        self._returns[ended] = 0
+        self.returns[ended] = 0
         return episodes

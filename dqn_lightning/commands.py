@@ -1,5 +1,6 @@
 """The commands beside Lightning's own."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,11 +10,17 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
+from dqn_lightning.arguments import read_checkpoint
 from dqn_lightning.datamodule import DQNDataModule
+from dqn_lightning.envs.factory import has_display
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
+from dqn_lightning.playing import play_episode
 from dqn_lightning.plots.episodes import has_windows
+from dqn_lightning.plots.film import Camera, Shot, check_film, write_film
 from dqn_lightning.plots.screen import Screen, draw_screen
+from dqn_lightning.plots.window import show_film
+from dqn_lightning.types import Moment
 
 _LONGEST = 100
 """Steps after which a picture is taken, if the episode has not ended before."""
@@ -23,6 +30,54 @@ _SIZE = (12, 3.3)  # inches
 
 class Commands(Trainer):
     """Lightning's Trainer with more commands: each method is one, its arguments are flags."""
+
+    def play(
+        self,
+        model: DQNModule,
+        datamodule: DQNDataModule,
+        ckpt_path: str | None = None,
+        film: str | None = None,
+        episodes: int = 1,
+        fps: float = 25.0,
+    ) -> None:
+        """Play greedily in a window, or write a film: the picture beside the action values.
+
+        Args:
+            model: Has the weights that play, if there is no checkpoint.
+            datamodule: Makes the environment, as for a test; episode i starts with `test_seed + i`.
+            ckpt_path: Checkpoint whose weights play.
+            film: File to write, as `film.gif`; also `.webp`, or `.mp4` with the extra `video`. A
+                window is opened if None.
+            episodes: How many are played.
+            fps: Frames in a second, at most; steps in between are left out.
+
+        Raises:
+            ConfigError: If the environment cannot draw, the film cannot be written, or there is no
+                display.
+        """
+        for name, value in (("episodes", episodes), ("fps", fps)):
+            if not value > 0:
+                raise ConfigError(f"--{name}: must be positive, got {value}")
+        if film is not None:
+            check_film(Path(film))
+        elif not has_display():
+            raise ConfigError("--film: there is no display; name a file, as --film film.gif")
+        if ckpt_path is not None:
+            model.load_state_dict(read_checkpoint(Path(ckpt_path))["state_dict"])
+        collector = datamodule.drawing_collector()
+        camera = Camera(collector.envs.metadata.get("render_fps") or fps, fps)
+        name = datamodule.factory.env_id + (", untrained weights" if ckpt_path is None else "")
+
+        def played() -> Iterator[Shot]:
+            for number in range(episodes):
+                seed = datamodule.test_seed + number
+                moments = _told(play_episode(collector, model.q_values, seed), name)
+                yield from camera.shots(moments, f"episode {number + 1}")
+
+        if film is None:
+            show_film(name, played())
+        else:
+            _write_film(Path(film), played())
 
     def screen(self, model: DQNModule, datamodule: DQNDataModule, out: str | None = None) -> None:
         """Show what the environment draws, what is stored of it and what the network gets.
@@ -83,6 +138,22 @@ def _first_input(model: DQNModule, obs: Tensor) -> Tensor:
     return given if given.ndim == 4 else model.online.observation(obs)
 
 
+def _told(moments: Iterable[Moment], name: str) -> Iterator[Moment]:
+    """The same; at its end, what the episode came to is printed."""
+    for moment in moments:
+        yield moment
+    _print(f"{name}: return [bold]{moment.episode_return:.1f}[/] in {moment.step:,} steps")
+
+
+def _write_film(path: Path, shots: Iterable[Shot]) -> None:
+    try:
+        size = write_film(path, shots)
+    except OSError as error:
+        raise ConfigError(f"--film: {path} cannot be written ({error})") from error
+    kilobytes = path.stat().st_size / 1_000
+    _print(f"written to {path} ({size.frames:,} frames, {size.seconds:.1f} s, {kilobytes:,.0f} kB)")
+
+
 def _show(screen: Screen) -> None:
     import matplotlib.pyplot as plt
 
@@ -97,4 +168,8 @@ def _save(screen: Screen, path: Path) -> None:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:  # no such folder, or a kind of picture it cannot write
         raise ConfigError(f"--out: {path} cannot be written ({error})") from error
-    Console(soft_wrap=True).print(f"written to {path}", highlight=False)
+    _print(f"written to {path}")
+
+
+def _print(text: str) -> None:
+    Console(soft_wrap=True).print(text, highlight=False)

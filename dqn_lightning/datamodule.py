@@ -363,6 +363,11 @@ class DQNDataModule(LightningDataModule):
         """End training after its current step, an evaluation at once; safe in a signal handler."""
         self._stopped = True
 
+    @property
+    def stopped(self) -> bool:
+        """Whether training was asked to end."""
+        return self._stopped
+
     def _evaluated(self) -> None:
         if self.dataset is not None:
             self.dataset.evaluation_owed = False
@@ -429,14 +434,36 @@ class DQNDataModule(LightningDataModule):
         """The one for evaluations of this kind, made when it is first asked for."""
         key = num_envs, epsilon
         if key not in self._eval_collectors:
-            self._eval_collectors[key] = self._make_eval_collector(num_envs, epsilon)
+            as_training: Vectorization = (
+                "auto" if self.vectorization == "single" else self.vectorization
+            )
+            self._eval_collectors[key] = self._make_eval_collector(
+                self.eval_factory, num_envs, as_training, epsilon
+            )
         return self._eval_collectors[key]
 
-    def _make_eval_collector(self, num_envs: int, epsilon: float) -> Collector:
-        as_training: Vectorization = (
-            "auto" if self.vectorization == "single" else self.vectorization
-        )
-        envs = self._make_envs(self.eval_factory, num_envs, as_training)
+    def drawing_collector(self) -> Collector:
+        """A new one of a single environment as evaluations have it, greedy, but one that draws.
+
+        Raises:
+            ConfigError: If the environment cannot.
+        """
+        env = self.eval_factory.make()
+        modes = env.metadata.get("render_modes", ())
+        env.close()
+        if "rgb_array" not in modes:
+            raise ConfigError(
+                f"data.env_id: {self.eval_factory.env_id} cannot draw itself (render_mode "
+                "rgb_array)"
+            )
+        env_kwargs = {**self.eval_factory.env_kwargs, "render_mode": "rgb_array"}
+        factory = replace(self.eval_factory, env_kwargs=env_kwargs)
+        return self._make_eval_collector(factory, 1, "single", epsilon=0.0)
+
+    def _make_eval_collector(
+        self, factory: EnvFactory, num_envs: int, vectorization: Vectorization, epsilon: float
+    ) -> Collector:
+        envs = self._make_envs(factory, num_envs, vectorization)
         shape = envs.single_observation_space.shape
         if shape != self._frame_shape:
             raise ConfigError(

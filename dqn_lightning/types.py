@@ -118,6 +118,24 @@ class Episode(NamedTuple):
     env_steps: int
 
 
+class Moment(NamedTuple):
+    """One moment of an episode that is played with action values.
+
+    Attributes:
+        picture: What the environment draws [H, W, 3], uint8.
+        q_values: Action values of the observation [A].
+        action: The action taken now; None where the episode is over.
+        step: Environment steps since the episode's start.
+        episode_return: Undiscounted sum of its rewards so far.
+    """
+
+    picture: NDArray[np.uint8]
+    q_values: NDArray[np.float32]
+    action: int | None
+    step: int
+    episode_return: float
+
+
 class Clock(NamedTuple):
     """Where a run stands: environment steps, finished episodes of this rank, gradient steps.
 

@@ -1,7 +1,11 @@
 """The commands beside Lightning's own."""
 
 import re
+import sys
+import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -11,11 +15,12 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dqn_lightning import DQNDataModule, DQNModule
+from dqn_lightning import DQNDataModule, DQNModule, commands
 from dqn_lightning.cli import main
 from dqn_lightning.commands import look
 from dqn_lightning.envs import CartPoleScreen
 from dqn_lightning.networks import CNN, MLP, FrameDifference
+from dqn_lightning.plots import film
 from dqn_lightning.plots.screen import Screen, draw_screen
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -105,3 +110,141 @@ def test_an_environment_that_does_not_draw_is_refused(capsys: pytest.CaptureFixt
     flags += ["--data.eval_env_kwargs={}", "--out=x.png"]
     assert main(["screen", *flags], default_configs=TUTORIAL) == 2
     assert "screen: toy/Pictures-v0 does not draw" in capsys.readouterr().err
+
+
+# play -------------------------------------------------------------------------------------------
+
+DRAWN = ["play", "--config", str(CONFIGS / "cartpole.yaml"), "--data.env_id=toy/Drawn-v0"]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_play_writes_a_film(suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*DRAWN, "--film", f"film.{suffix}", "--episodes=2"]) == 0
+    output = capsys.readouterr().out
+    played = re.findall(r"Drawn-v0, untrained weights: return [\d.]+ in 9 steps", output)
+    assert len(played) == 2
+    size = Path(f"film.{suffix}").stat().st_size / 1_000
+    # 9 pictures of a fifth of a second and a last one of one second, twice
+    assert f"written to film.{suffix} (20 frames, 5.6 s, {size:.0f} kB)" in output
+    assert [path.name for path in Path().iterdir()] == [f"film.{suffix}"]
+    with Image.open(f"film.{suffix}") as film:
+        assert film.n_frames == 20
+
+
+def test_play_needs_nothing_but_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--data.total_env_steps=300", "--data.learning_starts_env_steps=100"]
+    short += ["--data.eval_every_env_steps=300", "--data.eval_episodes=1"]
+    assert main(["fit", "--config", str(CONFIGS / "cartpole.yaml"), *short]) == 0
+    best = "checkpoints/cartpole/best.ckpt"
+    capsys.readouterr()
+    assert main(["play", "--ckpt_path", best, "--film=film.gif"]) == 0
+    played = capsys.readouterr().out
+    assert re.search(r"^CartPole-v1: return [\d.]+ in \d+ steps", played)
+    assert main(["test", "--ckpt_path", best, "--data.test_episodes=1"]) == 0
+    (tested,) = re.findall(r"return ([\d.]+)", capsys.readouterr().out)
+    assert f"return {tested} in {float(tested):.0f} steps" in played  # weights and seed of `test`
+
+
+@pytest.mark.parametrize("config", ["pytorch_tutorial", "taxi", "mountaincar"])
+def test_play_draws_whatever_the_config_says_of_drawing(config: str) -> None:
+    flags = ["--data.eval_env_kwargs.max_episode_steps=3", "--film=film.gif"]
+    assert main(["play", "--config", str(CONFIGS / f"{config}.yaml"), *flags]) == 0
+    with Image.open("film.gif") as film:
+        assert film.n_frames > 2
+
+
+def test_the_window_shows_the_film_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pygame = pytest.importorskip("pygame")
+    shown: list[tuple[float, tuple[int, ...]]] = []
+
+    def flip() -> None:
+        window = pygame.display.get_surface()
+        shown.append((time.monotonic(), (*window.get_size(), *window.get_at((0, 0))[:3])))
+        if len(shown) == 4:
+            pygame.event.post(pygame.event.Event(pygame.QUIT))
+
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr(commands, "has_display", lambda: True)
+    monkeypatch.setattr(pygame.display, "flip", flip)
+    assert main(DRAWN) == 0
+    colours = [what[2] for _, what in shown]
+    assert colours == [0, 20, 40, 60]  # until it was closed
+    assert shown[0][1][:2] == (720 + 240, 480 + 32)
+    assert shown[3][0] - shown[0][0] > 0.55
+    assert not pygame.display.get_init()
+
+
+def test_a_display_that_is_not_there_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
+    monkeypatch.setattr(commands, "has_display", lambda: True)
+    assert main(DRAWN) == 2
+    assert re.search(r"--film: no window can be opened \(.*\); name", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "--film: there is no display; name a file, as --film film.gif"),
+        (["--film=film.avi"], r"--film: film\.avi must end in \.gif, \.webp or \.mp4"),
+        (["--film=nowhere/film.gif"], r"film\.gif cannot be written: there is no folder nowhere"),
+        (["--film=film.mp4"], r"--film: \.mp4 needs .* pip install -e '\.\[video\]'"),
+        (["--film=x.gif", "--episodes=0"], r"--episodes: must be positive, got 0"),
+        (["--film=x.gif", "--fps=0"], r"--fps: must be positive, got 0"),
+        (["--film=x.gif", "--data.env_id=toy/Walk-v0"], r"toy/Walk-v0 cannot draw itself"),
+        (["--film=x.gif", "--ckpt_path=x.ckpt"], r"--ckpt_path: there is no file x\.ckpt"),
+    ],
+)
+def test_what_cannot_be_played_is_said(
+    flags: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr(film, "find_spec", lambda name: None)
+    assert main([*DRAWN, *flags]) == 2
+    error = capsys.readouterr().err
+    assert re.search(words, error), error
+    assert not list(Path().iterdir())
+
+
+def test_play_asks_for_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["play", "--film=film.gif"]) == 2
+    assert "play needs --ckpt_path FILE (or --config for" in capsys.readouterr().err
+
+
+def test_a_film_that_cannot_be_written_leaves_nothing_and_the_older_one_as_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError("No space left on device")
+
+    Path("film.gif").write_text("older")
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert main([*DRAWN, "--film=film.gif"]) == 2
+    assert "--film: film.gif cannot be written (No space left" in capsys.readouterr().err
+    assert [path.read_text() for path in Path().iterdir()] == ["older"]
+
+
+def test_mp4_gets_frames_at_a_steady_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the package is one that takes notes."""
+    seen: list[Any] = []
+
+    def write_frames(path: str, size: tuple[int, int], **settings: Any) -> Any:
+        seen.append((size, settings))
+        Path(path).touch()
+        while True:
+            seen.append((yield))
+
+    fake = ModuleType("imageio_ffmpeg")
+    fake.write_frames = write_frames  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", fake)
+    monkeypatch.setattr(film, "find_spec", lambda name: ModuleSpec(name, None))
+    assert main([*DRAWN, "--film=film.mp4"]) == 0
+    size, settings = seen[0]
+    assert settings["fps"] == pytest.approx(5)
+    assert len(seen) == 1 + 9 + 5  # the last frame stays for a second
+    assert {len(frame) for frame in seen[1:]} == {size[0] * size[1] * 3}
+    assert [frame[0] for frame in seen[1:]] == [*range(0, 180, 20), *[180] * 5]

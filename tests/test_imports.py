@@ -5,10 +5,11 @@ from pathlib import Path
 
 LADDER = [
     ["cli"],
-    ["arguments", "commands"],
+    ["commands"],
+    ["arguments"],
     ["callbacks"],
     ["datamodule", "module"],
-    ["dataset", "evaluation", "health"],
+    ["dataset", "evaluation", "health", "playing"],
     ["collector", "engines", "plots", "csv_log"],
     ["actor", "losses.objectives"],
     ["losses.distributional"],

@@ -1,7 +1,7 @@
 """Small environments whose every number can be told from outside."""
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -100,6 +100,24 @@ class Pictures(Spaces):
         super().__init__(spaces.Box(0, 255, (40, 90, 3), np.uint8))
 
 
+class Drawn(Walk):
+    """Ends after 9 steps, 5 of them a second; pictures are as bright as 20 times the step."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 5}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        observed = super().reset(seed=seed)
+        self.length = 9
+        return observed
+
+    def render(self) -> Any:
+        return np.full((20, 30, 3), 20 * self.step_in_episode, np.uint8)
+
+
 class Slow(Walk):
     """Takes a second to make."""
 
@@ -118,6 +136,7 @@ def register() -> None:
         gym.register("toy/Fickle-v0", Fickle)
         gym.register("toy/Pictures-v0", Pictures)
         gym.register("toy/Slow-v0", Slow)
+        gym.register("toy/Drawn-v0", Drawn)
 
 
 register()

@@ -2,6 +2,7 @@
 
 from dqn_lightning.callbacks.checkpoints import Checkpoints
 from dqn_lightning.callbacks.episode_log import EpisodeLog
+from dqn_lightning.callbacks.film import Film
 from dqn_lightning.callbacks.full_state import FullState
 from dqn_lightning.callbacks.gradient_clamp import GradientClamp
 from dqn_lightning.callbacks.health import Health
@@ -13,6 +14,7 @@ from dqn_lightning.callbacks.timing import Timing
 __all__ = [
     "Checkpoints",
     "EpisodeLog",
+    "Film",
     "FullState",
     "GradientClamp",
     "Health",

@@ -196,10 +196,17 @@ class _Worker(gym.Wrapper[Any, Any, Any, Any]):
         return ""
 
 
+def has_display() -> bool:
+    """Whether there is a screen that pygame can open a window on."""
+    if os.environ.get("SDL_VIDEODRIVER") == "dummy":
+        return False
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    return not sys.platform.startswith("linux") or any(map(os.environ.get, displays))
+
+
 def _draw_without_display() -> None:
     """Let pygame draw into memory where there is no screen."""
-    displays = ("DISPLAY", "WAYLAND_DISPLAY")
-    if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in displays):
+    if not has_display():
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
