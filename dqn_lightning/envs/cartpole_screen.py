@@ -37,7 +37,7 @@ class CartPoleScreen(gym.ObservationWrapper[Any, Any, Any]):
             [height, width, 3].
 
     Raises:
-        ConfigError: If the environment is no CartPole, or does not draw.
+        ConfigError: If the environment is no CartPole, or does not draw, or there are no rows.
     """
 
     def __init__(self, env: gym.Env[Any, Any], height: int = 40, grey: bool = False) -> None:
@@ -49,6 +49,10 @@ class CartPoleScreen(gym.ObservationWrapper[Any, Any, Any]):
             raise ConfigError(
                 "data.wrappers: CartPoleScreen needs an environment that draws; "
                 "add --data.env_kwargs.render_mode rgb_array"
+            )
+        if height < 1:
+            raise ConfigError(
+                f"data.wrappers: CartPoleScreen's height must be at least 1, not {height}"
             )
         self._cartpole = cartpole
         rows = int(cartpole.screen_height * _BOTTOM) - int(cartpole.screen_height * _TOP)
