@@ -68,8 +68,8 @@ class CartPoleScreen(gym.ObservationWrapper[Any, Any, Any]):
         """The screen around the cart as it is now, whatever the state."""
         # Asked each time, for a wrapper may give every episode a pole of another length.
         if self._painter and can_draw(self._cartpole, self._size[0]):
-            position, _, angle, _ = self._cartpole.state.tolist()
-            return self._painter(position, angle)
+            position, _, angle, _ = self._cartpole.state
+            return self._painter(float(position), float(angle))
         return self._rendered()
 
     def _rendered(self) -> NDArray[np.uint8]:

@@ -88,7 +88,7 @@ def test_wrappers(wrap: Any, tmp_path: Path) -> None:
     "wrappers",
     [[CartPoleScreen, wrappers.GrayscaleObservation], [partial(CartPoleScreen, grey=True)]],
 )
-@pytest.mark.parametrize(("num_envs", "way"), [(1, "single"), (3, "sync")])
+@pytest.mark.parametrize(("num_envs", "way"), [(1, "single"), (3, "sync"), (2, "async")])
 def test_the_screen(wrappers: Any, num_envs: int, way: Any, tmp_path: Path) -> None:
     factory = EnvFactory("CartPole-v1", {"render_mode": "rgb_array"}, wrappers)
     assert can_give_state(factory.make())
