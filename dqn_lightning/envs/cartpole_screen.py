@@ -5,9 +5,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from numpy.typing import NDArray
 from PIL import Image
 
+from dqn_lightning.envs.cartpole_painter import CartPolePainter, can_draw, in_grey
 from dqn_lightning.errors import ConfigError
 
 _TOP, _BOTTOM = 0.4, 0.8
@@ -16,22 +18,29 @@ _TOP, _BOTTOM = 0.4, 0.8
 _VIEW = 0.6
 """Width of the window around the cart, as a share of the screen's."""
 
+_RENDER_AS_IT_IS = {gym.Wrapper.render, OrderEnforcing.render, PassiveEnvChecker.render}
+
 
 class CartPoleScreen(gym.ObservationWrapper[Any, Any, Any]):
-    """Observations are the screen around the cart [height, width, 3], uint8, in place of the state.
+    """Observations are the screen around the cart, uint8, in place of the state.
 
     The window is centred on the cart and pushed back inside the screen near its edges, then made
     smaller (bicubic, antialiased). On the screen of 400 x 600 a height of 40 makes a width of 90.
 
+    Of Gymnasium's own CartPole only the window is drawn (`CartPolePainter`), equal to the bit. Any
+    other is rendered, and so is one whose picture a wrapper inside this one changes.
+
     Args:
         env: Any CartPole with `render_mode="rgb_array"`.
         height: Rows of the observation.
+        grey: Whether it is [height, width, 1], as GrayscaleObservation would make it, and not
+            [height, width, 3].
 
     Raises:
-        ConfigError: If the environment is no CartPole, or does not draw.
+        ConfigError: If the environment is no CartPole, or does not draw, or there are no rows.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], height: int = 40) -> None:
+    def __init__(self, env: gym.Env[Any, Any], height: int = 40, grey: bool = False) -> None:
         super().__init__(env)
         cartpole: Any = env.unwrapped
         if not hasattr(cartpole, "x_threshold") or not hasattr(cartpole, "screen_width"):
@@ -41,18 +50,43 @@ class CartPoleScreen(gym.ObservationWrapper[Any, Any, Any]):
                 "data.wrappers: CartPoleScreen needs an environment that draws; "
                 "add --data.env_kwargs.render_mode rgb_array"
             )
+        if height < 1:
+            raise ConfigError(
+                f"data.wrappers: CartPoleScreen's height must be at least 1, not {height}"
+            )
         self._cartpole = cartpole
         rows = int(cartpole.screen_height * _BOTTOM) - int(cartpole.screen_height * _TOP)
         width = height * int(cartpole.screen_width * _VIEW) // rows
         self._size = width, height
-        self.observation_space = spaces.Box(0, 255, (height, width, 3), np.uint8)
+        self._grey = grey
+        self.observation_space = spaces.Box(0, 255, (height, width, 1 if grey else 3), np.uint8)
+        self._painter: CartPolePainter | None = None
+        if can_draw(cartpole, width) and _draws_itself(env):
+            self._painter = CartPolePainter.shared(width, height, grey)
 
     def observation(self, observation: Any) -> NDArray[np.uint8]:
         """The screen around the cart as it is now, whatever the state."""
+        # Asked each time, for a wrapper may give every episode a pole of another length.
+        if self._painter and can_draw(self._cartpole, self._size[0]):
+            position, _, angle, _ = self._cartpole.state
+            return self._painter(float(position), float(angle))
+        return self._rendered()
+
+    def _rendered(self) -> NDArray[np.uint8]:
         screen: Any = self.env.render()
         patch = around_cart(screen, self._cartpole.state[0], 2 * self._cartpole.x_threshold)
-        picture = Image.fromarray(patch)
-        return np.asarray(picture.resize(self._size, Image.Resampling.BICUBIC))
+        picture = Image.fromarray(patch).resize(self._size, Image.Resampling.BICUBIC)
+        colours = np.asarray(picture)
+        return in_grey(colours) if self._grey else colours
+
+
+def _draws_itself(env: gym.Env[Any, Any]) -> bool:
+    """Whether what is rendered is the environment's own picture, not one that a wrapper made."""
+    while isinstance(env, gym.Wrapper):
+        if type(env).render not in _RENDER_AS_IT_IS:
+            return False
+        env = env.env
+    return True
 
 
 def around_cart(screen: NDArray[np.uint8], position: float, track: float) -> NDArray[np.uint8]:

@@ -75,6 +75,8 @@ def test_the_patch_needs_a_cartpole_that_draws() -> None:
         CartPoleScreen(gym.make("CartPole-v1"))
     with pytest.raises(ConfigError, match=r"CartPoleScreen needs a CartPole"):
         CartPoleScreen(gym.make("Acrobot-v1", render_mode="rgb_array"))
+    with pytest.raises(ConfigError, match=r"height must be at least 1, not 0"):
+        CartPoleScreen(gym.make("CartPole-v1", render_mode="rgb_array"), height=0)
 
 
 def test_the_shaped_reward_is_of_the_next_state() -> None:

@@ -84,11 +84,16 @@ def test_wrappers(wrap: Any, tmp_path: Path) -> None:
     assert_goes_on(EnvFactory("CartPole-v1", {}, [wrap]), 1, "single", tmp_path)
 
 
-def test_the_screen(tmp_path: Path) -> None:
-    kwargs = {"render_mode": "rgb_array"}
-    factory = EnvFactory("CartPole-v1", kwargs, [CartPoleScreen, wrappers.GrayscaleObservation])
+@pytest.mark.parametrize(
+    "wrappers",
+    [[CartPoleScreen, wrappers.GrayscaleObservation], [partial(CartPoleScreen, grey=True)]],
+)
+@pytest.mark.parametrize(("num_envs", "way"), [(1, "single"), (3, "sync"), (2, "async")])
+def test_the_screen(wrappers: Any, num_envs: int, way: Any, tmp_path: Path) -> None:
+    factory = EnvFactory("CartPole-v1", {"render_mode": "rgb_array"}, wrappers)
     assert can_give_state(factory.make())
-    assert_goes_on(factory, 1, "single", tmp_path)
+    assert_goes_on(factory, num_envs, way, tmp_path)
+    assert (tmp_path / "state.pt").stat().st_size < 20_000  # no pictures are in it
 
 
 def test_a_time_limit_goes_on_counting(tmp_path: Path) -> None:
