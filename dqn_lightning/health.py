@@ -110,17 +110,19 @@ def dormant_share(activations: Iterable[Tensor], threshold: float = 0.1) -> floa
     return dormant / units if units else 0.0
 
 
-def effective_rank(features: Tensor, share: float = 0.99) -> int:
+def effective_rank(features: Tensor, share: float = 0.99) -> float:
     """How many directions the features [B, D] take up (Kumar et al. 2021).
 
-    The least k whose k greatest singular values make up this share of the sum of all.
+    The least k whose k greatest singular values make up this share of the sum of all. NaN if
+    features are not finite, which have none.
 
     >>> effective_rank(torch.diag(torch.tensor([6.0, 3.0, 1.0])), share=0.8)
-    2
+    2.0
     """
-    values = torch.linalg.svdvals(features)
-    sums = values.cumsum(0)
-    return int((sums < share * sums[-1]).sum()) + 1
+    if not torch.isfinite(features).all():
+        return float("nan")
+    sums = torch.linalg.svdvals(features).cumsum(0)
+    return float((sums < share * sums[-1]).sum()) + 1
 
 
 def normalized_entropy(chances: NDArray[np.float64]) -> float:

@@ -96,6 +96,7 @@ def test_features_that_are_all_alike_have_rank_one() -> None:
     torch.manual_seed(0)
     assert health.effective_rank(torch.ones(9, 4)) == 1
     assert health.effective_rank(torch.randn(500, 20)) == 20
+    assert np.isnan(health.effective_rank(torch.full((5, 2), float("nan"))))
 
 
 def test_entropy_by_hand() -> None:

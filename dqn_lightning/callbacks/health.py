@@ -106,7 +106,7 @@ def _of_states(
         yield "overestimation", float((q_values - returns)[is_whole].mean())
     if activations:
         yield "dormant_share", health.dormant_share(activations)
-    yield "effective_rank", float(health.effective_rank(features))
+    yield "effective_rank", health.effective_rank(features)
 
 
 def _of_replay(replay: ReplayBuffer, chances: NDArray[np.float64]) -> Iterator[tuple[str, float]]:
