@@ -79,7 +79,7 @@ def main() -> None:
         draw(axes, column, runs)
     figure.supxlabel("environment steps", fontsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
     figure.savefig(ROOT / "docs" / "health.png", dpi=110)
 
 
