@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from dqn_lightning.collector import Collector
 from dqn_lightning.losses import Objective
@@ -140,10 +141,8 @@ def normalized_entropy(chances: NDArray[np.float64]) -> float:
 @torch.no_grad()
 def relative_distance(online: nn.Module, target: nn.Module) -> float:
     """Euclidean distance of the target's parameters from the online ones, in sizes of these."""
-    pairs = zip(online.parameters(), target.parameters(), strict=True)
-    squares = [((a - b).square().sum(), a.square().sum()) for a, b in pairs]
-    distance, size = (torch.stack(parts).sum().sqrt() for parts in zip(*squares, strict=True))
-    return float(distance / size)
+    ours, theirs = (parameters_to_vector(net.parameters()) for net in (online, target))
+    return float(torch.linalg.vector_norm(ours - theirs) / torch.linalg.vector_norm(ours))
 
 
 def gradient_norm(
@@ -157,7 +156,7 @@ def gradient_norm(
     with torch.enable_grad():
         loss = objective(online, target, batch, *random).loss.mean()
         gradients: Sequence[Tensor] = torch.autograd.grad(loss, parameters, materialize_grads=True)
-    return float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients])))
+    return float(torch.linalg.vector_norm(parameters_to_vector(gradients)))
 
 
 def look_inside(network: QNetwork, obs: Tensor) -> tuple[Any, list[Tensor], Tensor]:

@@ -231,7 +231,7 @@ def test_a_sampler_is_copied_for_each_replay_and_evaluations_look_one_step_ahead
     samplers = [training.replay.sampler, evaluation.replay.sampler, datamodule.sampler]
     assert len(set(map(id, samplers))) == 3
     assert (training.replay.n_step, evaluation.replay.n_step) == (5, 1)
-    assert (training.reward_clip, evaluation.reward_clip) == (0.5, None)
+    assert (training.reward_clip, evaluation.reward_clip) == (0.5, 0.5)
     datamodule.teardown("test")
 
 

@@ -28,11 +28,12 @@ def show_film(title: str, shots: Iterable[Shot]) -> None:
     try:
         pygame.display.set_caption(title)
         until = time.monotonic()
-        for shot in shots:
-            _show(shot.frame)
-            until = max(until + shot.seconds, time.monotonic())
+        for shot in shots:  # the next is made while this one is shown
             if _closed_before(until):
                 return
+            _show(shot.frame)
+            until = max(until, time.monotonic()) + shot.seconds
+        _closed_before(until)
     finally:
         pygame.display.quit()
 
