@@ -65,7 +65,7 @@ class Commands(Trainer):
         if ckpt_path is not None:
             model.load_state_dict(read_checkpoint(Path(ckpt_path))["state_dict"])
         collector = datamodule.drawing_collector()
-        camera = Camera(collector.envs.metadata.get("render_fps") or fps, fps)
+        camera = Camera(collector.envs.metadata.get("render_fps"), fps)
         name = datamodule.factory.env_id + (", untrained weights" if ckpt_path is None else "")
 
         def played() -> Iterator[Shot]:

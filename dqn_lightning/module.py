@@ -342,7 +342,7 @@ class DQNModule(LightningModule):
     def validation_step(self, evaluation: Evaluation, batch_idx: int) -> None:
         """Play and log `eval/…`."""
         values = self._evaluate(evaluation, "eval")
-        if values and self._is_fitting and not self.trainer.sanity_checking:
+        if values and self.evaluates_training:
             self.log_metrics(values, self.clock.env_steps)
 
     def test_step(self, evaluation: Evaluation, batch_idx: int) -> None:
@@ -399,6 +399,11 @@ class DQNModule(LightningModule):
         yield
         for buffer, value in zip(buffers, own, strict=True):
             buffer.copy_(value)
+
+    @property
+    def evaluates_training(self) -> bool:
+        """Whether an evaluation that is on is one of a run that trains, and no sanity check."""
+        return self._is_fitting and not self.trainer.sanity_checking
 
     @property
     def _is_fitting(self) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
 
 from dqn_lightning import files, ranks
 from dqn_lightning.callbacks.full_state import FullState
@@ -93,7 +92,7 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Save what an evaluation during training calls for."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if not pl_module.evaluates_training:
             return
         score = trainer.callback_metrics.get(self.monitor)
         if score is None and pl_module.summary is not None:

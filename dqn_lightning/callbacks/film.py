@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -60,7 +59,7 @@ class Film(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Film an episode if it is time."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if not pl_module.evaluates_training:
             return
         env_steps, every = pl_module.clock.env_steps, self.every_n_env_steps
         if env_steps // every == self._filmed // every or trainer.datamodule.stopped:
@@ -89,7 +88,7 @@ class Film(Callback):
         path = folder / "films" / f"{env_steps}.{self.format}"
         path.parent.mkdir(exist_ok=True)
         moments = play_episode(collector, pl_module.q_values, data.eval_seed)
-        camera = Camera(collector.envs.metadata.get("render_fps") or self.fps, self.fps)
+        camera = Camera(collector.envs.metadata.get("render_fps"), self.fps)
         until_stopped = takewhile(lambda moment: moment.step == 0 or not data.stopped, moments)
         write_film(path, camera.shots(until_stopped, f"{env_steps:,} environment steps"))
         return path

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 
 from dqn_lightning import health, ranks
@@ -53,8 +52,7 @@ class Health(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Have the evaluation tell what it comes through."""
-        in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if self.num_states and in_training and trainer.is_global_zero:
+        if self.num_states and pl_module.evaluates_training and trainer.is_global_zero:
             self._visited = health.VisitedStates(self.num_states)
             batch.on_step = self._visited.record
 

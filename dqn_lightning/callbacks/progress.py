@@ -4,7 +4,6 @@ import time
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task
 from rich.progress import Progress as RichProgress
@@ -55,7 +54,7 @@ class Progress(ProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Print the evaluation."""
-        if not self._enabled or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if not (self._enabled and pl_module.evaluates_training):
             return
         summary = pl_module.summary
         if summary is None:

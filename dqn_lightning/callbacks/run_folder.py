@@ -14,29 +14,30 @@ from dqn_lightning.csv_log import CSVLog
 _PARTS = ("environment", "acting", "update", "evaluation", "rest")
 _LAYOUT = {
     "Run": {
-        "return": ["Multiline", ["train/return_mean", "eval/return_mean"]],
-        "episode length": ["Multiline", ["train/length_mean", "eval/length_mean"]],
-        "loss and TD error": ["Multiline", ["train/loss", "train/td_error"]],
-        "epsilon": ["Multiline", ["train/epsilon"]],
+        "return": ["train/return_mean", "eval/return_mean"],
+        "episode length": ["train/length_mean", "eval/length_mean"],
+        "loss and TD error": ["train/loss", "train/td_error"],
+        "epsilon": ["train/epsilon"],
     },
     "Health": {
         "action values and the return reached": [
-            "Multiline",
-            ["health/q_mean", "health/q_max", "health/return_mean"],
+            "health/q_mean",
+            "health/q_max",
+            "health/return_mean",
         ],
-        "dormant units": ["Multiline", ["health/dormant_share"]],
-        "rank of the features": ["Multiline", ["health/effective_rank"]],
-        "gradient": ["Multiline", ["health/gradient_norm"]],
-        "target behind online": ["Multiline", ["health/target_distance"]],
-        "age of rows": ["Multiline", ["health/row_age_mean"]],
-        "entropy of priorities": ["Multiline", ["health/priority_entropy"]],
+        "dormant units": ["health/dormant_share"],
+        "rank of the features": ["health/effective_rank"],
+        "gradient": ["health/gradient_norm"],
+        "target behind online": ["health/target_distance"],
+        "age of rows": ["health/row_age_mean"],
+        "entropy of priorities": ["health/priority_entropy"],
     },
     "Time": {
-        "steps per second": ["Multiline", ["time/env_steps_per_s"]],
-        "shares": ["Multiline", [f"time/{part}_share" for part in _PARTS]],
+        "steps per second": ["time/env_steps_per_s"],
+        "shares": [f"time/{part}_share" for part in _PARTS],
     },
 }
-"""What TensorBoard's tab "Custom Scalars" shows together."""
+"""What TensorBoard's tab "Custom Scalars" shows: of each category the charts, of each its tags."""
 
 
 def folder_of_run(trainer: Trainer) -> Path | None:
@@ -107,7 +108,7 @@ class RunFolder(Callback):
             unfinished.replace(self.path / "config.yaml")
             for logger in trainer.loggers:
                 if isinstance(logger, _Events):
-                    logger.experiment.add_custom_scalars(_LAYOUT)
+                    logger.lay_out()
         trainer.strategy.barrier()
         if not self.path.is_dir():
             print(
@@ -132,6 +133,14 @@ class _Events(TensorBoardLogger):
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Nothing."""
+
+    def lay_out(self) -> None:
+        """Have TensorBoard show together what belongs together."""
+        layout = {
+            category: {title: ["Multiline", tags] for title, tags in charts.items()}
+            for category, charts in _LAYOUT.items()
+        }
+        self.experiment.add_custom_scalars(layout)
 
     def save(self) -> None:
         """Bring events to disk, and write no `hparams.yaml`."""

@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 
 from dqn_lightning.csv_log import TIME_PREFIX
 from dqn_lightning.dataset import Rollout
@@ -56,7 +55,7 @@ class Timing(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Add up what evaluations take."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if pl_module.evaluates_training:
             self._evaluation_s += time.perf_counter() - self._evaluation_started
 
     def state_dict(self) -> dict[str, Any]:

@@ -39,11 +39,12 @@ class Camera:
     shown in a second.
 
     Args:
-        render_fps: Steps that the environment makes in a second.
+        render_fps: Steps that the environment makes in a second; `fps` if it does not say.
         fps: Frames of the film in a second, at most.
     """
 
-    def __init__(self, render_fps: float, fps: float) -> None:
+    def __init__(self, render_fps: float | None, fps: float) -> None:
+        render_fps = render_fps or fps
         self.fps = min(render_fps, fps)
         self._steps_per_frame = render_fps / self.fps
         self._scale = Scale()
