@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 
 from dqn_lightning import ConfigError, NonFiniteError
 from dqn_lightning.callbacks import Checkpoints
@@ -19,9 +18,7 @@ class FakeTrainer(SimpleNamespace):
             log_dir=str(folder),
             fast_dev_run=False,
             is_global_zero=True,
-            sanity_checking=False,
             global_step=0,
-            state=SimpleNamespace(fn=TrainerFn.FITTING),
             callback_metrics={},
             lightning_module=torch.nn.Linear(1, 1),
             callbacks=[],
@@ -35,7 +32,9 @@ class FakeTrainer(SimpleNamespace):
 
 
 def evaluate(callback: Checkpoints, trainer: Any, scores: list[float]) -> None:
-    module: Any = SimpleNamespace(clock=Clock(0, 0, 0), summary="there is one")
+    module: Any = SimpleNamespace(
+        clock=Clock(0, 0, 0), summary="there is one", evaluates_training=True
+    )
     callback.on_train_start(trainer, module)
     for i, score in enumerate(scores, start=1):
         module.clock = Clock(100 * i, 0, i)

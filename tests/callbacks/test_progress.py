@@ -62,15 +62,12 @@ def test_the_bar_is_drawn_at_most_twice_a_second() -> None:
 
 
 def test_each_evaluation_is_a_line_also_where_the_output_is_no_terminal() -> None:
-    from lightning.pytorch.trainer.states import TrainerFn
-
     output = io.StringIO()
     progress = Progress()
     progress._console = Console(file=output, width=200)
-    trainer: Any = SimpleNamespace(
-        state=SimpleNamespace(fn=TrainerFn.FITTING), sanity_checking=False, callback_metrics={}
-    )
+    trainer: Any = SimpleNamespace(callback_metrics={})
     clock = SimpleNamespace(env_steps=12_345)
-    module: Any = SimpleNamespace(summary=Summary(20, 44.4, 1.5, 1, 9, 9), clock=clock)
+    summary = Summary(20, 44.4, 1.5, 1, 9, 9)
+    module: Any = SimpleNamespace(summary=summary, clock=clock, evaluates_training=True)
     progress.on_validation_end(trainer, module)
     assert re.fullmatch(r" +12,345 env steps +evaluation +44\.4 ± 1\.5 *\n", output.getvalue())
