@@ -25,9 +25,10 @@ from dqn_lightning.dataset import ReplayDataset, Rhythm
 from dqn_lightning.envs import EnvFactory, Vectorization, obs_classes
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.evaluation import Evaluation
-from dqn_lightning.replay import ReplayBuffer, Sampler, Storage, Uniform
+from dqn_lightning.replay import Augmentation, ReplayBuffer, Sampler, Storage, Uniform
 from dqn_lightning.replay.buffer import steps_at
 from dqn_lightning.schedules import CHECKED_COUNTS, Constant, Schedule, as_schedule
+from dqn_lightning.types import Batch
 
 _CPU = torch.device("cpu")
 _MAX_EVAL_ENVS = 20
@@ -53,6 +54,7 @@ class DQNDataModule(LightningDataModule):
         capacity: Rows of the replay, over all environments, per rank.
         batch_size: Rows of a batch, per rank.
         sampler: Which rows are drawn; uniformly, with replacement, if None.
+        augmentations: Change each batch that is drawn, one after the other; None do if None.
         n_step: Steps of the return: a number, or a schedule of environment steps.
         gamma: Discount of one step.
         reward_clip: Rewards are learnt from as clipped to ± this (Mnih et al. 2015: 1), or as they
@@ -105,6 +107,7 @@ class DQNDataModule(LightningDataModule):
         capacity: int = 100_000,
         batch_size: int = 64,
         sampler: Sampler | None = None,
+        augmentations: list[Augmentation] | None = None,
         n_step: int | Schedule = 1,
         gamma: float = 0.99,
         reward_clip: float | None = None,
@@ -136,6 +139,7 @@ class DQNDataModule(LightningDataModule):
         self.vectorization: Vectorization = vectorization
         self.capacity = capacity
         self.sampler = Uniform() if sampler is None else sampler
+        self.augmentations = augmentations or []
         self.n_step = n_step
         self.gamma = gamma
         self.reward_clip = reward_clip
@@ -178,6 +182,7 @@ class DQNDataModule(LightningDataModule):
             self.factory.wrappers if eval_wrappers is None else eval_wrappers,
         )
         self._read_spaces()
+        self._try_augmentations()
 
     # Spaces: what the network is built for ------------------------------------------------------
 
@@ -193,6 +198,27 @@ class DQNDataModule(LightningDataModule):
         self._frame_shape = frame_shape
         self._frame_dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
         envs.close()
+
+    def _try_augmentations(self) -> None:
+        """See on a batch of zeros, with every action in it, whether they can be."""
+        obs = torch.zeros(self.num_actions, *self.obs_shape, dtype=self._frame_dtype)
+        action, zeros = torch.arange(self.num_actions), torch.zeros(self.num_actions)
+        batch = Batch(obs, action, zeros, zeros, obs, zeros, action)
+        for augmentation in self.augmentations:
+            try:
+                changed = augmentation(batch, np.random.default_rng(0))
+            except ConfigError:
+                raise
+            except (IndexError, RuntimeError, TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"data.augmentations: {augmentation} fails on observations "
+                    f"{list(self.obs_shape)} with {self.num_actions} actions ({error})"
+                ) from error
+            kinds = [[(t.shape, t.dtype) for t in tensors] for tensors in (batch, changed)]
+            if kinds[0] != kinds[1] or int(changed.action.max()) >= self.num_actions:
+                raise ConfigError(
+                    f"data.augmentations: {augmentation} changes more than the values of a batch"
+                )
 
     # Lightning's hooks --------------------------------------------------------------------------
 
@@ -500,6 +526,7 @@ class DQNDataModule(LightningDataModule):
             bootstrap_terminal=self.bootstrap_terminal,
             frame_stack=self.frame_stack,
             sampler=copy.deepcopy(self.sampler),  # it may keep what it knows of the rows
+            augmentations=self.augmentations,
             rng=np.random.default_rng(seed),
             device=device,
         )

@@ -2,9 +2,12 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
+from dqn_lightning.replay import RandomMirror, RandomShift
+from dqn_lightning.types import Batch
 from tests.processes import ROOT, on_machines
 from tests.test_family import train
 from tests.test_ranks import saved
@@ -13,6 +16,7 @@ from tests.test_resume import CARTPOLE_SHORT, differences
 ACCELERATOR = os.environ.get("DQN_LIGHTNING_TEST_ACCELERATOR", "gpu")
 """`cpu` tries out these tests themselves where there is no GPU."""
 
+DEVICE = "cuda" if ACCELERATOR == "gpu" else ACCELERATOR
 pytestmark = pytest.mark.skipif(
     ACCELERATOR == "gpu" and not torch.cuda.is_available(), reason="there is no GPU"
 )
@@ -81,3 +85,14 @@ def test_the_family_trains_alike_with_both_engines(switches: tuple[str, ...]) ->
         assert torch.isfinite(value).all()
         # Not to the bit: a GPU adds up C51's projection in an order of its own.
         torch.testing.assert_close(fast[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_pictures_are_augmented_there_as_on_the_host() -> None:
+    pictures = torch.randint(0, 256, (30, 2, 7, 9), dtype=torch.uint8)
+    actions, zeros, rows = torch.zeros(30, dtype=torch.int64), torch.zeros(30), torch.arange(30)
+    batch = Batch(pictures, actions, zeros, zeros, pictures.flip(0), zeros, rows)
+    there = Batch(*(tensor.to(DEVICE) for tensor in batch))
+    for augmentation in (RandomShift(columns=3, rows=2), RandomMirror((1, 0))):
+        changed = [augmentation(given, np.random.default_rng(5)) for given in (batch, there)]
+        assert all(torch.equal(a, b.cpu()) for a, b in zip(*changed, strict=True))
+        assert not torch.equal(changed[0].obs, pictures)

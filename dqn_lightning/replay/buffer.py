@@ -11,6 +11,7 @@ observation is stored once and none needs special care. The newest row is pendin
 observation is known, and it is what the environments wait at.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dqn_lightning.plain import plain, restored
+from dqn_lightning.replay.augmentations import Augmentation
 from dqn_lightning.replay.samplers import Pool, PrioritySampler, Rows, Sampler, Uniform
 from dqn_lightning.replay.storage import Storage
 from dqn_lightning.schedules import Schedule
@@ -46,7 +48,8 @@ class ReplayBuffer:
         frame_stack: Observations stacked along their first dimension, the oldest first; the first
             of an episode is repeated where there are not enough.
         sampler: Which rows are drawn; if by priority, the sampler is this replay's alone.
-        rng: Source of the sampler's random numbers.
+        augmentations: Change each batch that is drawn, one after the other.
+        rng: Source of the random numbers that draw and change batches.
         device: Where observations lie and batches are made.
 
     Raises:
@@ -65,6 +68,7 @@ class ReplayBuffer:
         bootstrap_terminal: bool = False,
         frame_stack: int = 1,
         sampler: Sampler | None = None,
+        augmentations: Sequence[Augmentation] = (),
         rng: np.random.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -78,6 +82,7 @@ class ReplayBuffer:
         self.n_step = steps_at(n_step, 0)
         self._check_window()
         self.sampler = sampler or Uniform()
+        self.augmentations = augmentations
         self.rng = rng or np.random.default_rng(0)
         self._storage = Storage(slots, num_envs, obs_shape, obs_dtype, device)
         self._device = torch.device(device)
@@ -314,7 +319,10 @@ class ReplayBuffer:
         if self._n_schedule is not None:
             self.n_step = steps_at(self._n_schedule, env_steps)
             self._check_window()
-        return self.gather(*self.sampler.draw(self._pool(env_steps), batch_size))
+        batch = self.gather(*self.sampler.draw(self._pool(env_steps), batch_size))
+        for augmentation in self.augmentations:
+            batch = augmentation(batch, self.rng)
+        return batch
 
     def _pool(self, env_steps: int) -> Pool:
         num_envs = self.num_envs
