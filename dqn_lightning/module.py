@@ -72,13 +72,17 @@ class DQNModule(LightningModule):
         act_in_train_mode: Whether the network stays in training mode while it acts in training, as
             in the PyTorch tutorial: batch normalisation then takes the statistics of the
             observations it acts on, and learns from them. Evaluations are not concerned.
+        act_with_target: Whether the target network acts, in training and in evaluations. Where it
+            follows by Polyak's averaging, its policy is the steadier one (D'Oro et al. 2023;
+            Schwarzer et al. 2023).
         engine: How updates are executed: `eager` operation by operation, `traced` as a recording of
             the same operations without autograd and modules (CPU), `cudagraph` as one CUDA graph;
             `auto` is the fastest for the device that can.
 
     Raises:
         ValueError: If the network does not make features.
-        ConfigError: If the head is none for the objective.
+        ConfigError: If the head is none for the objective, or the target network would have to act
+            in training mode.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class DQNModule(LightningModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         act_in_train_mode: bool = False,
+        act_with_target: bool = False,
         engine: EngineName = "auto",
     ) -> None:
         super().__init__()
@@ -121,7 +126,10 @@ class DQNModule(LightningModule):
         self.after_update: list[AfterUpdate] = []
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
+        if act_in_train_mode and act_with_target:
+            raise ConfigError("model.act_in_train_mode: is for the online network, not the target")
         self.act_in_train_mode = act_in_train_mode
+        self.act_with_target = act_with_target
         self.engine: EngineName = engine
         self.clock = Clock(0, 0, 0)  # where the run stood when this module last learned
         self._told = 0  # environment steps that `after_update` has heard of
@@ -160,15 +168,20 @@ class DQNModule(LightningModule):
 
     # Acting -------------------------------------------------------------------------------------
 
+    @property
+    def acting(self) -> QNetwork:
+        """The network that acts."""
+        return self.target if self.act_with_target else self.online
+
     def forward(self, obs: Tensor) -> Any:
         """Observations [B, …] → the head's output, always with `q_values` [B, A]."""
-        return self.online(obs)
+        return self.acting(obs)
 
     def q_values(self, obs: Tensor) -> Tensor:
         """Action values [N, A] for observations [N, …], as the actor sees them."""
-        self.online.switch(training=False)
+        self.acting.switch(training=False)
         with torch.inference_mode():
-            output: QValues = self.online(obs.to(self.device))
+            output: QValues = self.acting(obs.to(self.device))
         return output.q_values
 
     def act(self, obs: Tensor) -> Tensor:
@@ -249,7 +262,7 @@ class DQNModule(LightningModule):
         self._engine = make_engine(self.engine, self.device, *parts)
         self._policy: Act = self.greedy_actions
         if type(self).act is DQNModule.act:
-            self._policy = greedy_policy(self.online, self.act_in_train_mode, self.rng)
+            self._policy = greedy_policy(self.acting, self.act_in_train_mode, self.rng)
         self._held = self._memory()
 
     def _memory(self) -> tuple[Any, ...]:
@@ -393,7 +406,7 @@ class DQNModule(LightningModule):
     @contextmanager
     def _statistics_of_first(self) -> Iterator[None]:
         """Have all ranks play with rank 0's statistics, which are those in a checkpoint."""
-        buffers = list(statistics(self.online).values()) if ranks.count() > 1 else []
+        buffers = list(statistics(self.acting).values()) if ranks.count() > 1 else []
         own = [buffer.clone() for buffer in buffers]
         ranks.copy_first(buffers)
         yield

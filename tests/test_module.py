@@ -507,6 +507,34 @@ def test_acting_in_training_mode_moves_statistics_and_evaluating_does_not() -> N
     assert equal(weights(evaluated)[:9], weights(acting)[:9])
 
 
+@pytest.mark.parametrize("target_acts", [False, True])
+def test_the_target_network_acts_on_request(target_acts: bool) -> None:
+    options = {"act_with_target": target_acts, "optimizer": partial(torch.optim.SGD, lr=1.0)}
+    module, data = make(module=options, epsilon=0.0)
+    first = copy.deepcopy(module.target)
+    rows: list[torch.Tensor] = []
+
+    class Watch(Callback):
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            replay = trainer.datamodule.dataset.collector.replay
+            every = np.arange(len(replay.rows))
+            batch = replay.gather(every[replay.drawable(every)])
+            rows.extend([batch.obs, batch.action])
+
+    train(module, data, Watch(), TargetSync(every_n_grad_steps=10_000))  # the first ones for good
+    obs, action = rows
+    assert torch.equal(first(obs).q_values.argmax(1), action) is target_acts
+    acting = module.target if target_acts else module.online
+    assert torch.equal(module.q_values(obs), acting(obs).q_values)
+    assert torch.equal(module(obs).q_values, acting(obs).q_values)
+    assert not torch.equal(module.online(obs).q_values, module.target(obs).q_values)
+
+
+def test_a_target_network_that_would_act_in_training_mode_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.act_in_train_mode: is for the online network"):
+        make(module={"act_in_train_mode": True, "act_with_target": True})
+
+
 def test_a_checkpoint_gives_a_network_that_acts(tmp_path: Any) -> None:
     module, data = make()
     trainer = train(module, data)
