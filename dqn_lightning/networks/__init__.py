@@ -8,12 +8,13 @@ from dqn_lightning.networks.heads import (
 )
 from dqn_lightning.networks.layers import NoisyLinear, Normal, Observation, Orthogonal
 from dqn_lightning.networks.q_network import QNetwork
-from dqn_lightning.networks.torsos import CNN, MLP, FrameDifference
+from dqn_lightning.networks.torsos import CNN, MLP, FrameAndDifferences, FrameDifference
 
 __all__ = [
     "CNN",
     "MLP",
     "CategoricalHead",
+    "FrameAndDifferences",
     "FrameDifference",
     "ImplicitQuantileHead",
     "NoisyLinear",

@@ -14,13 +14,20 @@ from dqn_lightning.networks.heads import (
     ValueHead,
 )
 from dqn_lightning.networks.layers import NoisyLinear, Observation, make_noisy
-from dqn_lightning.networks.torsos import CNN, MLP, FrameDifference, TorsoFactory
+from dqn_lightning.networks.torsos import (
+    CNN,
+    MLP,
+    FrameAndDifferences,
+    FrameDifference,
+    TorsoFactory,
+)
 from dqn_lightning.types import Draw, Draws
 
 _SAME_IN_BOTH_MODES = (
     ActionStreams,
     CNN,
     CategoricalHead,
+    FrameAndDifferences,
     FrameDifference,
     ImplicitQuantileHead,
     MLP,

@@ -5,6 +5,7 @@ from itertools import pairwise, zip_longest
 from math import prod
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from dqn_lightning.networks.layers import Initialization, linear
@@ -130,12 +131,15 @@ class FrameDifference(nn.Module):
     Args:
         obs_shape: Shape of two frames, stacked along their first dimension.
         torso: Makes the other torso, for the shape of one frame.
+        scale: Factor of the difference.
 
     Raises:
         ValueError: If there are not two frames.
     """
 
-    def __init__(self, obs_shape: Sequence[int], torso: TorsoFactory = CNN) -> None:
+    def __init__(
+        self, obs_shape: Sequence[int], torso: TorsoFactory = CNN, scale: float = 1.0
+    ) -> None:
         super().__init__()
         stacked, *rest = obs_shape
         if stacked % 2:
@@ -143,10 +147,56 @@ class FrameDifference(nn.Module):
                 f"model.network: FrameDifference needs data.frame_stack 2, the observations are "
                 f"{list(obs_shape)}"
             )
+        self.scale = scale
         self.torso = torso((stacked // 2, *rest))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Stacks of two frames [B, 2 C, …] → features [B, D]."""
         older, newest = obs.chunk(2, dim=1)
-        features: Tensor = self.torso(newest - older)
+        features: Tensor = self.torso((newest - older) * self.scale)
+        return features
+
+
+class FrameAndDifferences(nn.Module):
+    """Gives another torso the newest of several stacked frames, and how each differs from the last.
+
+    From one frame to the next little changes, and what moves is told by that little. A network that
+    is given the frames has to find it in small differences of large numbers; here it is given the
+    differences, made larger.
+
+    Args:
+        obs_shape: Shape of the frames, stacked along their first dimension.
+        torso: Makes the other torso, for as many frames.
+        num_frames: Number of them, that of `data.frame_stack`.
+        scale: Factor of the differences.
+
+    Raises:
+        ValueError: If there are not so many frames.
+    """
+
+    def __init__(
+        self,
+        obs_shape: Sequence[int],
+        torso: TorsoFactory = CNN,
+        num_frames: int = 4,
+        scale: float = 10.0,
+    ) -> None:
+        super().__init__()
+        if num_frames < 2 or obs_shape[0] % num_frames:
+            raise ValueError(
+                f"model.network: FrameAndDifferences with num_frames {num_frames} needs "
+                f"data.frame_stack {max(2, num_frames)}, the observations are {list(obs_shape)}"
+            )
+        self.channels = obs_shape[0] // num_frames
+        self.scale = scale
+        self.torso = torso(obs_shape)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Stacks of frames [B, S C, …] → features [B, D]."""
+        newest, later, earlier = (
+            obs[:, -self.channels :],
+            obs[:, self.channels :],
+            obs[:, : -self.channels],
+        )
+        features: Tensor = self.torso(torch.cat([newest, self.scale * (later - earlier)], dim=1))
         return features

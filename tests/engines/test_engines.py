@@ -16,7 +16,14 @@ from dqn_lightning.callbacks.gradient_clamp import GradientClamp
 from dqn_lightning.engines import Automatic, CUDAGraph, Eager, Traced, make_engine
 from dqn_lightning.errors import UntraceableError
 from dqn_lightning.losses import C51, DQN, IQN, QRDQN, Munchausen, ObjectiveOutput
-from dqn_lightning.networks import CNN, MLP, FrameDifference, QNetwork, ValueHead
+from dqn_lightning.networks import (
+    CNN,
+    MLP,
+    FrameAndDifferences,
+    FrameDifference,
+    QNetwork,
+    ValueHead,
+)
 from dqn_lightning.types import Batch
 
 SMALL = {"channels": (4, 8), "kernel_sizes": (4, 3), "strides": (2, 1), "widths": (16,)}
@@ -33,6 +40,11 @@ NETWORKS: dict[str, Any] = {
     "cnn": (partial(CNN, **SMALL), (2, 16, 16), torch.uint8),
     "batch_norm": (partial(CNN, **SMALL, batch_norm=True), (2, 16, 16), torch.uint8),
     "difference": (partial(FrameDifference, torso=partial(CNN, **SMALL)), (2, 16, 16), torch.uint8),
+    "differences": (
+        partial(FrameAndDifferences, torso=partial(CNN, **SMALL)),
+        (4, 16, 16),
+        torch.uint8,
+    ),
     "random": (dropout, (4,), torch.float32),
 }
 OPTIMIZERS: dict[str, Any] = {

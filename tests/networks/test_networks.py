@@ -8,6 +8,7 @@ from torch import nn
 from dqn_lightning.networks import (
     CNN,
     MLP,
+    FrameAndDifferences,
     FrameDifference,
     Normal,
     Observation,
@@ -123,6 +124,33 @@ def test_another_torso_is_given_the_newest_frame_minus_the_one_before() -> None:
     made_for = []
     FrameDifference((8,), torso=lambda shape: made_for.append(tuple(shape)) or nn.Identity())
     assert made_for == [(4,)]
+
+
+def test_a_difference_can_be_made_larger() -> None:
+    torso = FrameDifference((2, 3), torso=lambda shape: nn.Identity(), scale=4.0)
+    assert torso(torch.tensor([[[1.0, 2.0, 3.0], [1.5, 2.0, 1.0]]])).tolist() == [
+        [[2.0, 0.0, -8.0]]
+    ]
+
+
+def test_another_torso_is_given_the_newest_frame_and_all_differences() -> None:
+    torso = FrameAndDifferences(
+        (6, 2, 2), torso=lambda shape: nn.Identity(), num_frames=3, scale=10.0
+    )
+    frames = torch.rand(5, 3, 2, 2, 2)
+    first, second, newest = frames.unbind(1)
+    expected = torch.cat([newest, 10 * (second - first), 10 * (newest - second)], 1)
+    assert torch.equal(torso(frames.flatten(1, 2)), expected)
+    made_for = []
+    FrameAndDifferences((8, 5), torso=lambda shape: made_for.append(shape) or nn.Identity())
+    assert made_for == [(8, 5)]
+
+
+@pytest.mark.parametrize(("num_frames", "wanted"), [(1, 2), (4, 4)])
+def test_frames_that_are_not_so_many_are_refused(num_frames: int, wanted: int) -> None:
+    words = rf"data\.frame_stack {wanted}, the observations are \[3, 40, 90\]"
+    with pytest.raises(ValueError, match=words):
+        FrameAndDifferences((3, 40, 90), num_frames=num_frames)
 
 
 def test_a_difference_of_one_frame_is_refused() -> None:
