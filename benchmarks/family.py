@@ -11,11 +11,6 @@ the interquartile mean, with the 95 % interval of a percentile bootstrap over se
 """
 
 import argparse
-import csv
-import json
-import shutil
-import subprocess
-import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.runs import CONFIGS, curve, tested, trained
+
 OBJECTIVE = "--model.objective=dqn_lightning.losses."
-RETURNS = {"cartpole": (0, 100), "lunarlander": (-300, 300)}
-"""Least and greatest discounted return that C51 can tell apart."""
+RETURNS = {"cartpole": (0, 100), "lunarlander": (-6, 6)}
+"""Least and greatest discounted return, as it is learnt from, that C51 can tell apart."""
 RAINBOW = ("c51", "double", "dueling", "n-step", "prioritised", "noisy")
 ALONE = (*RAINBOW, "QR-DQN", "IQN", "Munchausen", "rescaled", "layer norm")
 FLAGS = {
@@ -67,34 +63,18 @@ def run(task: str, env_steps: int | None, variant: str, seed: int) -> Path:
     """Train and test one, unless that was done before; gives its folder."""
     words = "".join(c if c.isalnum() else "_" for c in variant)
     length = f"-{env_steps}" if env_steps is not None else ""
-    name = f"family-{task}{length}-{words}-{seed}"
-    folder = Path("checkpoints", name)
-    if not (folder / "test.json").exists():
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut
-        config = str(ROOT / "configs" / f"{task}.yaml")
-        fit = ["fit", "--config", config, "--run_name", name, f"--seed_everything={seed}"]
-        fit += flags(task, VARIANTS[variant])
-        if env_steps is not None:
-            fit.append(f"--data.total_env_steps={env_steps}")
-        for command in (fit, ["test", "--ckpt_path", str(folder / "best.ckpt")]):
-            done = subprocess.run(
-                [sys.executable, str(ROOT / "train.py"), *command], capture_output=True, text=True
-            )
-            if done.returncode:
-                raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
-        print(f"{variant}, seed {seed}: {_tested(folder):.1f}", flush=True)
+    fit = ["--config", str(CONFIGS / f"{task}.yaml"), f"--seed_everything={seed}"]
+    fit += ["--data.eval_episodes=20", *flags(task, VARIANTS[variant])]
+    if env_steps is not None:
+        fit.append(f"--data.total_env_steps={env_steps}")
+    folder = trained(f"family-{task}{length}-{words}-{seed}", fit)
+    print(f"{variant}, seed {seed}: {tested(folder)['return_mean']:.1f}", flush=True)
     return folder
-
-
-def _tested(folder: Path) -> float:
-    return float(json.loads((folder / "test.json").read_text())["return_mean"])
 
 
 def _evaluations(folder: Path) -> dict[int, float]:
     """Environment steps → mean return."""
-    with (folder / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get("eval/return_mean")]
-    return {int(row["env_steps"]): float(row["eval/return_mean"]) for row in rows}
+    return curve(folder, "eval/return_mean")
 
 
 def interquartile_mean(values: Any, axis: int = -1) -> Any:
@@ -124,9 +104,9 @@ def show(task: str, folders: dict[str, list[Path]]) -> None:
     print("\n| variant | mean evaluation | `best.ckpt` | by seed |\n|---|---|---|---|")
     for variant, runs in folders.items():
         over_run = [float(np.mean(list(_evaluations(folder).values()))) for folder in runs]
-        tested = [_tested(folder) for folder in runs]
-        by_seed = ", ".join(f"{value:.0f}" for value in tested)
-        print(f"| {variant} | {with_interval(over_run)} | {with_interval(tested)} | {by_seed} |")
+        of_best = [tested(folder)["return_mean"] for folder in runs]
+        by_seed = ", ".join(f"{value:.0f}" for value in of_best)
+        print(f"| {variant} | {with_interval(over_run)} | {with_interval(of_best)} | {by_seed} |")
 
 
 def draw(task: str, folders: dict[str, list[Path]]) -> None:

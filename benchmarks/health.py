@@ -6,15 +6,13 @@ Each is `configs/cartpole.yaml`, seed 1, but for one setting. Runs stay in check
 are there already are not repeated.
 """
 
-import csv
-import subprocess
-import sys
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.runs import CONFIGS, ROOT, curve, trained
+
 RUNS: dict[str, list[str]] = {
     "healthy": [],
     "target never synced": ["--target_sync.every_n_env_steps=1000000000"],
@@ -38,23 +36,21 @@ COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7"]
 STYLES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))]
 
 
-def run(number: int, flags: list[str]) -> list[dict[str, str]]:
-    """Train, unless that was done before; gives the rows of `metrics.csv`."""
-    folder = Path("checkpoints", f"health-{number}")
-    if not (folder / "last.ckpt").exists():
-        fit = ["fit", "--config", str(ROOT / "configs" / "cartpole.yaml")]
-        fit += ["--run_name", folder.name, *flags]
-        subprocess.run([sys.executable, str(ROOT / "train.py"), *fit], check=True)
-    with (folder / "metrics.csv").open(newline="") as lines:
-        return list(csv.DictReader(lines))
+def run(number: int, flags: list[str]) -> Path:
+    """The folder of a run."""
+    return trained(f"health-{number}", ["--config", str(CONFIGS / "cartpole.yaml"), *flags])
 
 
-def draw(axes: Axes, column: str, runs: dict[str, list[dict[str, str]]]) -> None:
-    for (name, rows), colour, style in zip(runs.items(), COLOURS, STYLES, strict=True):
-        steps, values = series(rows, column)
-        axes.plot(steps, values, color=colour, linestyle=style, label=name, linewidth=1.4)
+def draw(axes: Axes, column: str, runs: dict[str, Path]) -> None:
+    for (name, folder), colour, style in zip(runs.items(), COLOURS, STYLES, strict=True):
+        values = curve(folder, column)
+        axes.plot(
+            list(values), list(values.values()), color=colour, linestyle=style, label=name,
+            linewidth=1.4,
+        )  # fmt: skip
         if column == "health/q_mean":
-            axes.plot(*series(rows, "health/return_mean"), ".", color=colour, markersize=3)
+            returns = curve(folder, "health/return_mean")
+            axes.plot(list(returns), list(returns.values()), ".", color=colour, markersize=3)
     axes.set_title(PANELS[column], fontsize=9)
     if column in LOGARITHMIC:
         axes.set_yscale("log")
@@ -64,11 +60,6 @@ def draw(axes: Axes, column: str, runs: dict[str, list[dict[str, str]]]) -> None
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:.0f}k")
-
-
-def series(rows: list[dict[str, str]], column: str) -> tuple[list[int], list[float]]:
-    there = [row for row in rows if row.get(column)]
-    return [int(row["env_steps"]) for row in there], [float(row[column]) for row in there]
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Train a config on several seeds, one after the other, and test each `best.ckpt`.
 
-    python benchmarks/seeds.py configs/cartpole.yaml --seeds 1 2 3 4 5
-    python benchmarks/seeds.py configs/cartpole.yaml configs/variants/c51.yaml
+    python -m benchmarks.seeds configs/cartpole.yaml --seeds 1 2 3 4 5
+    python -m benchmarks.seeds configs/cartpole.yaml configs/variants/c51.yaml
 
 Prints one row per seed: the mean return over 100 episodes on other seeds than training and
 evaluation had, its standard deviation, the least return, where the best evaluation was, and the
@@ -9,32 +9,28 @@ wall-clock seconds of the whole command, its start included. Runs are kept in ch
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
-TRAIN = Path(__file__).parents[1] / "train.py"
+from benchmarks.runs import tested, trained
 
 
 def train_and_test(
     configs: list[Path], seed: int, flags: list[str]
-) -> tuple[dict[str, float], float]:
+) -> tuple[dict[str, Any], float]:
     """The content of `test.json`, and the seconds that training took."""
     name = f"{'_'.join(config.stem for config in configs)}-seed-{seed}"
     if Path("checkpoints", name).exists():
         raise SystemExit(f"checkpoints/{name} is there already")
-    fit = ["fit", "--run_name", name, "--seed_everything", str(seed)]
+    fit = [f"--seed_everything={seed}"]
     for config in configs:
         fit += ["--config", str(config)]
     started = time.perf_counter()
-    subprocess.run([sys.executable, str(TRAIN), *fit, *flags], check=True, capture_output=True)
+    folder = trained(name, [*fit, *flags])
     seconds = time.perf_counter() - started
-    test = ["test", "--ckpt_path", f"checkpoints/{name}/best.ckpt"]
-    subprocess.run([sys.executable, str(TRAIN), *test], check=True, capture_output=True)
-    return json.loads(Path("checkpoints", name, "test.json").read_text()), seconds
+    return tested(folder), seconds
 
 
 def main() -> None:
