@@ -10,16 +10,13 @@ CartPole-v1 (its own reward, at most 500 steps), prints a table, and draws every
 import csv
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from benchmarks.runs import CONFIGS, ROOT, train_py, trained
 from dqn_lightning.plots.episodes import DURATION, RETURN
 
-ROOT = Path(__file__).parents[1]
-TRAIN = ROOT / "train.py"
 SEEDS = (1, 2, 3, 4, 5)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
 PANELS = {
@@ -51,19 +48,13 @@ PANELS = {
 def train(config: str, seed: int, settings: dict[str, int]) -> Path:
     """The folder of a run, which is made if it is not there."""
     name = "-".join([config, *map(str, settings.values()), "seed", str(seed)])
-    folder = Path("checkpoints", name)
-    if not folder.exists():
-        flags = {"config": ROOT / "configs" / f"{config}.yaml", "run_name": name}
-        flags |= {"seed_everything": seed, "trainer.enable_progress_bar": "false", **settings}
-        command = [sys.executable, TRAIN, "fit", *(f"--{n}={v}" for n, v in flags.items())]
-        subprocess.run(command, check=True, capture_output=True)
-    return folder
+    flags = {"config": CONFIGS / f"{config}.yaml", "seed_everything": seed, **settings}
+    return trained(name, [f"--{name}={value}" for name, value in flags.items()])
 
 
 def test(folder: Path) -> dict[str, float]:
     """What the last weights play."""
-    command = [sys.executable, TRAIN, "test", "--ckpt_path", folder / "last.ckpt"]
-    subprocess.run(command, check=True, capture_output=True)
+    train_py("test", "--ckpt_path", str(folder / "last.ckpt"))
     return json.loads((folder / "test.json").read_text())
 
 

@@ -26,9 +26,9 @@ from dqn_lightning.envs import EnvFactory, Vectorization, obs_classes
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.evaluation import Evaluation
 from dqn_lightning.replay import Augmentation, ReplayBuffer, Sampler, Storage, Uniform
+from dqn_lightning.replay.augmentations import try_out
 from dqn_lightning.replay.buffer import steps_at
 from dqn_lightning.schedules import CHECKED_COUNTS, Constant, Schedule, as_schedule
-from dqn_lightning.types import Batch
 
 _CPU = torch.device("cpu")
 _MAX_EVAL_ENVS = 20
@@ -182,7 +182,8 @@ class DQNDataModule(LightningDataModule):
             self.factory.wrappers if eval_wrappers is None else eval_wrappers,
         )
         self._read_spaces()
-        self._try_augmentations()
+        for augmentation in self.augmentations:
+            try_out(augmentation, self.obs_shape, self._frame_dtype, self.num_actions)
 
     # Spaces: what the network is built for ------------------------------------------------------
 
@@ -198,27 +199,6 @@ class DQNDataModule(LightningDataModule):
         self._frame_shape = frame_shape
         self._frame_dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
         envs.close()
-
-    def _try_augmentations(self) -> None:
-        """See on a batch of zeros, with every action in it, whether they can be."""
-        obs = torch.zeros(self.num_actions, *self.obs_shape, dtype=self._frame_dtype)
-        action, zeros = torch.arange(self.num_actions), torch.zeros(self.num_actions)
-        batch = Batch(obs, action, zeros, zeros, obs, zeros, action)
-        for augmentation in self.augmentations:
-            try:
-                changed = augmentation(batch, np.random.default_rng(0))
-            except ConfigError:
-                raise
-            except (IndexError, RuntimeError, TypeError, ValueError) as error:
-                raise ConfigError(
-                    f"data.augmentations: {augmentation} fails on observations "
-                    f"{list(self.obs_shape)} with {self.num_actions} actions ({error})"
-                ) from error
-            kinds = [[(t.shape, t.dtype) for t in tensors] for tensors in (batch, changed)]
-            if kinds[0] != kinds[1] or int(changed.action.max()) >= self.num_actions:
-                raise ConfigError(
-                    f"data.augmentations: {augmentation} changes more than the values of a batch"
-                )
 
     # Lightning's hooks --------------------------------------------------------------------------
 

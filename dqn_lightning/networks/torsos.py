@@ -153,7 +153,10 @@ class FrameDifference(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """Stacks of two frames [B, 2 C, …] → features [B, D]."""
         older, newest = obs.chunk(2, dim=1)
-        features: Tensor = self.torso((newest - older) * self.scale)
+        difference = newest - older
+        if self.scale != 1:  # it is a pass over all pixels
+            difference = difference * self.scale
+        features: Tensor = self.torso(difference)
         return features
 
 

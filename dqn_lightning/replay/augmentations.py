@@ -20,6 +20,33 @@ class Augmentation(Protocol):
         ...
 
 
+def try_out(
+    augmentation: Augmentation, obs_shape: tuple[int, ...], obs_dtype: torch.dtype, num_actions: int
+) -> None:
+    """See on a batch of zeros, with every action in it, whether an augmentation works.
+
+    Raises:
+        ConfigError: If it fails, or changes shapes or dtypes, or makes actions that there are not.
+    """
+    obs = torch.zeros(num_actions, *obs_shape, dtype=obs_dtype)
+    action, zeros = torch.arange(num_actions), torch.zeros(num_actions)
+    batch = Batch(obs, action, zeros, zeros, obs, zeros, action)
+    try:
+        changed = augmentation(batch, np.random.default_rng(0))
+    except ConfigError:
+        raise
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"data.augmentations: {augmentation} fails on observations {list(obs_shape)} with "
+            f"{num_actions} actions ({error})"
+        ) from error
+    kinds = [[(t.shape, t.dtype) for t in tensors] for tensors in (batch, changed)]
+    if kinds[0] != kinds[1] or int(changed.action.max()) >= num_actions:
+        raise ConfigError(
+            f"data.augmentations: {augmentation} changes more than the values of a batch"
+        )
+
+
 @dataclass(frozen=True)
 class RandomShift:
     """Moves each picture by chance; the pixels of its edge are repeated where it moved away.
