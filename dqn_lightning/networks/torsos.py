@@ -67,8 +67,8 @@ class CNN(nn.Module):
     Args:
         obs_shape: [C, H, W].
         channels: Channels that each convolution makes.
-        kernel_sizes: Side of each convolution's kernel, in pixels.
-        strides: Step of each convolution, in pixels.
+        kernel_sizes: Side of each convolution's kernel, or its height and width, in pixels.
+        strides: Step of each convolution, or its steps down and across, in pixels.
         batch_norm: Whether each convolution is followed by batch normalisation (Ioffe and Szegedy
             2015).
         widths: Width of each linear layer. If empty, the last convolution's outputs are the
@@ -84,8 +84,8 @@ class CNN(nn.Module):
         self,
         obs_shape: Sequence[int],
         channels: Sequence[int] = (32, 64, 64),
-        kernel_sizes: Sequence[int] = (8, 4, 3),
-        strides: Sequence[int] = (4, 2, 1),
+        kernel_sizes: Sequence[int | tuple[int, int]] = (8, 4, 3),
+        strides: Sequence[int | tuple[int, int]] = (4, 2, 1),
         batch_norm: bool = False,
         widths: Sequence[int] = (512,),
         layer_norm: bool = False,
@@ -104,13 +104,14 @@ class CNN(nn.Module):
         ins, *size = obs_shape
         layers: list[nn.Module] = []
         for outs, kernel_size, stride in zip(channels, kernel_sizes, strides, strict=True):
-            layers.append(nn.Conv2d(ins, outs, kernel_size, stride))
+            layers.append(convolution := nn.Conv2d(ins, outs, kernel_size, stride))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(outs))
             if layer_norm:
                 layers.append(nn.GroupNorm(1, outs))  # over the whole picture, scaled by channels
             layers.append(nn.ReLU())
-            ins, size = outs, [(side - kernel_size) // stride + 1 for side in size]
+            steps = zip(size, convolution.kernel_size, convolution.stride, strict=True)
+            ins, size = outs, [(side - kernel) // step + 1 for side, kernel, step in steps]
             if min(size) < 1:
                 raise ValueError(
                     f"model.network: pictures of {obs_shape[1]} x {obs_shape[2]} are too small for "
@@ -165,13 +166,14 @@ class FrameAndDifferences(nn.Module):
 
     From one frame to the next little changes, and what moves is told by that little. A network that
     is given the frames has to find it in small differences of large numbers; here it is given the
-    differences, made larger.
+    differences, and the newest frame less its mean (of a picture that is mostly background: what is
+    not background), all made larger.
 
     Args:
         obs_shape: Shape of the frames, stacked along their first dimension.
         torso: Makes the other torso, for as many frames.
         num_frames: Number of them, that of `data.frame_stack`.
-        scale: Factor of the differences.
+        scale: Factor of the differences and of the frame.
 
     Raises:
         ValueError: If there are not so many frames.
@@ -196,10 +198,8 @@ class FrameAndDifferences(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Stacks of frames [B, S C, …] → features [B, D]."""
-        newest, later, earlier = (
-            obs[:, -self.channels :],
-            obs[:, self.channels :],
-            obs[:, : -self.channels],
-        )
-        features: Tensor = self.torso(torch.cat([newest, self.scale * (later - earlier)], dim=1))
+        newest = obs[:, -self.channels :]
+        newest = newest - newest.mean(dim=tuple(range(1, newest.ndim)), keepdim=True)
+        differences = obs[:, self.channels :] - obs[:, : -self.channels]
+        features: Tensor = self.torso(torch.cat([newest, differences], dim=1).mul_(self.scale))
         return features

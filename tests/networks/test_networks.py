@@ -92,6 +92,15 @@ def test_a_cnns_features_are_computed_for_any_picture(height: int, width: int) -
         assert network(torch.zeros(2, 3, height, width)).q_values.shape == (2, 2)
 
 
+def test_kernels_and_steps_may_be_higher_than_wide() -> None:
+    torso = CNN((4, 40, 90), (8, 6), ((40, 7), (1, 5)), ((1, 3), 2), widths=(3,))
+    first, _, second, *_ = torso.convolutions
+    assert first.weight.shape == (8, 4, 40, 7)
+    assert second.weight.shape == (6, 8, 1, 5)
+    assert torso.linear.layers[0].in_features == 6 * 12  # (90 - 7) // 3 + 1 = 28 places, then 12
+    assert torso(torch.rand(2, 4, 40, 90)).shape == (2, 3)
+
+
 def test_batch_norm_stands_between_convolution_and_relu() -> None:
     torso = CNN((3, 40, 90), (16, 32), (5, 5), (2, 2), batch_norm=True, widths=())
     kinds = [type(layer) for layer in torso.convolutions]
@@ -133,14 +142,15 @@ def test_a_difference_can_be_made_larger() -> None:
     ]
 
 
-def test_another_torso_is_given_the_newest_frame_and_all_differences() -> None:
+def test_another_torso_is_given_the_newest_frame_less_its_mean_and_all_differences() -> None:
     torso = FrameAndDifferences(
         (6, 2, 2), torso=lambda shape: nn.Identity(), num_frames=3, scale=10.0
     )
     frames = torch.rand(5, 3, 2, 2, 2)
     first, second, newest = frames.unbind(1)
-    expected = torch.cat([newest, 10 * (second - first), 10 * (newest - second)], 1)
-    assert torch.equal(torso(frames.flatten(1, 2)), expected)
+    means = torch.stack([frame.mean() for frame in newest])
+    parts = [newest - means[:, None, None, None], second - first, newest - second]
+    torch.testing.assert_close(torso(frames.flatten(1, 2)), 10 * torch.cat(parts, 1))
     made_for = []
     FrameAndDifferences((8, 5), torso=lambda shape: made_for.append(shape) or nn.Identity())
     assert made_for == [(8, 5)]
