@@ -203,10 +203,10 @@ CASES = {
         "cartpole_pixels",
         (
             "--data.learning_starts_env_steps=60",
-            "--data.eval_every_env_steps=90",
+            "--data.eval_every_env_steps=210",
             "--data.eval_episodes=2",
         ),
-        100,
+        230,
     ),
 }
 
