@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.runs import CONFIGS, curve, tested, trained
+from benchmarks.runs import CONFIGS, evaluations, tested, trained
 
 OBJECTIVE = "--model.objective=dqn_lightning.losses."
 RETURNS = {"cartpole": (0, 100), "lunarlander": (-6, 6)}
@@ -72,11 +72,6 @@ def run(task: str, env_steps: int | None, variant: str, seed: int) -> Path:
     return folder
 
 
-def _evaluations(folder: Path) -> dict[int, float]:
-    """Environment steps → mean return."""
-    return curve(folder, "eval/return_mean")
-
-
 def interquartile_mean(values: Any, axis: int = -1) -> Any:
     """The mean of the middle half."""
     from scipy.stats import trim_mean
@@ -103,7 +98,7 @@ def show(task: str, folders: dict[str, list[Path]]) -> None:
     """The table."""
     print("\n| variant | mean evaluation | `best.ckpt` | by seed |\n|---|---|---|---|")
     for variant, runs in folders.items():
-        over_run = [float(np.mean(list(_evaluations(folder).values()))) for folder in runs]
+        over_run = [float(np.mean(list(evaluations(folder).values()))) for folder in runs]
         of_best = [tested(folder)["return_mean"] for folder in runs]
         by_seed = ", ".join(f"{value:.0f}" for value in of_best)
         print(f"| {variant} | {with_interval(over_run)} | {with_interval(of_best)} | {by_seed} |")
@@ -119,7 +114,7 @@ def draw(task: str, folders: dict[str, list[Path]]) -> None:
     rainbow = {v: runs for v, runs in folders.items() if "Rainbow" in v}
     for axes, variants in zip(panels, (alone, rainbow), strict=True):
         for i, (variant, runs) in enumerate(variants.items()):
-            curves = [_evaluations(folder) for folder in runs]
+            curves = [evaluations(folder) for folder in runs]
             steps = sorted(set.intersection(*(set(curve) for curve in curves)))
             heights = interquartile_mean(np.array([[c[s] for s in steps] for c in curves]), axis=0)
             smooth = [np.mean(heights[max(0, j - 2) : j + 1]) for j in range(len(steps))]

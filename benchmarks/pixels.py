@@ -21,7 +21,7 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.runs import CONFIGS, curve, tested, trained
+from benchmarks.runs import CONFIGS, curve, evaluations, tested, trained
 
 MARKS = (200, 400, 475)
 LASTING = 450
@@ -39,6 +39,7 @@ def _ablations(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What the tutorial has in place of what `cartpole_pixels.yaml` has, as changes of that."""
     network = config["model"]["network"]["init_args"]
     torso = network["torso"]
+    convolutions = {"channels": [16, 32, 32], "kernel_sizes": [5] * 3, "strides": [2] * 3}
     difference = _class("dqn_lightning.networks.FrameDifference", scale=network["scale"])
     objective = _class("dqn_lightning.losses.DQN", loss="huber", double=True)
     online_acts = {"model": {"act_with_target": False}}
@@ -50,13 +51,11 @@ def _ablations(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "model": {"network": difference},
         },
         "four screens, no differences": {"model": {"network": torso}},
-        "the tutorial's convolutions": _torso(
-            channels=[16, 32, 32], kernel_sizes=[5, 5, 5], strides=[2, 2, 2]
-        ),
+        "the tutorial's convolutions": {"model": {"network": _torso(**convolutions)}},
         "the online network acts": online_acts,
         "BatchNorm; the online network acts": {
             "model": {
-                **_torso(batch_norm=True)["model"],
+                "network": _torso(batch_norm=True),
                 "act_with_target": False,
                 "act_in_train_mode": True,
             }
@@ -82,7 +81,8 @@ def _ablations(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _torso(**init_args: Any) -> dict[str, Any]:
-    return {"model": {"network": {"init_args": {"torso": {"init_args": init_args}}}}}
+    """The network with another torso."""
+    return {"init_args": {"torso": {"init_args": init_args}}}
 
 
 def run(name: str, config: str, seed: int, changes: dict[str, Any] | None = None) -> Path:
@@ -111,10 +111,6 @@ def _tutorial(seed: int) -> Path:
     return run("pixels-tutorial", "pytorch_tutorial.yaml", seed, changes)
 
 
-def _returns(folder: Path) -> dict[int, float]:
-    return curve(folder, "eval/return_mean")
-
-
 def lasting(returns: dict[int, float]) -> str:
     """The share of evaluations after the first success that are as good as one."""
     successes = [steps for steps, value in returns.items() if value >= MARKS[-1]]
@@ -141,7 +137,7 @@ def show(folders: dict[int, Path]) -> None:
     head += ["environment", "acting", "updates", "evaluations"]
     print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for seed, folder in folders.items():
-        returns, timing = _returns(folder), partial(curve, folder, file="timing.csv")
+        returns, timing = evaluations(folder), partial(curve, folder, file="timing.csv")
         elapsed = timing("time/elapsed_s")
         steps, seconds = list(elapsed.items())[-1]
         row = [str(seed), *[first(returns, elapsed, mark) for mark in MARKS], lasting(returns)]
@@ -160,7 +156,7 @@ def show_ablation(folders: dict[str, list[Path]]) -> None:
     """One row per change."""
     print("\n| | greatest evaluation | last three | test of `best.ckpt` |\n|---|---|---|---|")
     for change, runs in folders.items():
-        curves = [list(_returns(folder).values()) for folder in runs]
+        curves = [list(evaluations(folder).values()) for folder in runs]
         columns = [
             [max(values) for values in curves],
             [float(np.mean(values[-3:])) for values in curves],
@@ -172,7 +168,7 @@ def show_ablation(folders: dict[str, list[Path]]) -> None:
 
 def _plot(axes: Axes, runs: list[Path], colour: str, label: str | None = None) -> None:
     """The mean of runs, and each of them, thin."""
-    curves = [_returns(folder) for folder in runs]
+    curves = [evaluations(folder) for folder in runs]
     for returns in curves:
         axes.plot(list(returns), list(returns.values()), color=colour, lw=0.6, alpha=0.6)
     # Several environments make counts differ by a few steps.
@@ -186,20 +182,6 @@ def _style(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:.0f}k")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--ablation", action="store_true")
-    arguments = parser.parse_args()
-    seeds = arguments.seeds or ([1, 2, 3] if arguments.ablation else [1, 2, 3, 4, 5])
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        if arguments.ablation:
-            ablate(pool, seeds)
-        else:
-            solve(pool, seeds)
 
 
 def solve(pool: ThreadPoolExecutor, seeds: list[int]) -> None:
@@ -229,8 +211,11 @@ def ablate(pool: ThreadPoolExecutor, seeds: list[int]) -> None:
         changed = {**changes[change], "data": {**ABLATION, **changes[change].get("data", {})}}
         return run(f"pixels-{words}", "cartpole_pixels.yaml", seed, changed)
 
-    done = list(pool.map(one, *zip(*product(seeds, changes), strict=True)))
-    folders = {change: done[i :: len(changes)] for i, change in enumerate(changes)}
+    wanted = list(product(seeds, changes))
+    done = list(pool.map(lambda job: one(*job), wanted))
+    folders: dict[str, list[Path]] = {change: [] for change in changes}
+    for (_, change), folder in zip(wanted, done, strict=True):
+        folders[change].append(folder)
     show_ablation(folders)
     as_it_is, *others = folders
     figure = Figure(figsize=(10, 6.5), layout="constrained")
@@ -245,6 +230,20 @@ def ablate(pool: ThreadPoolExecutor, seeds: list[int]) -> None:
     figure.supxlabel("environment steps", fontsize=9)
     figure.supylabel("return of evaluations; grey: as it is", fontsize=9)
     figure.savefig(Path(__file__).with_name("cartpole_pixels_ablation.png"), dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
+    parser.add_argument("--ablation", action="store_true")
+    arguments = parser.parse_args()
+    seeds = arguments.seeds or ([1, 2, 3] if arguments.ablation else [1, 2, 3, 4, 5])
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        if arguments.ablation:
+            ablate(pool, seeds)
+        else:
+            solve(pool, seeds)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,11 @@ def tested(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
+def evaluations(folder: Path) -> dict[int, float]:
+    """Environment steps → mean return."""
+    return curve(folder, "eval/return_mean")
+
+
 def curve(folder: Path, column: str, file: str = "metrics.csv") -> dict[int, float]:
     """Environment steps → value, of a column."""
     with (folder / file).open(newline="") as lines:

@@ -49,7 +49,7 @@ def train(config: str, seed: int, settings: dict[str, int]) -> Path:
     """The folder of a run, which is made if it is not there."""
     name = "-".join([config, *map(str, settings.values()), "seed", str(seed)])
     flags = {"config": CONFIGS / f"{config}.yaml", "seed_everything": seed, **settings}
-    return trained(name, [f"--{name}={value}" for name, value in flags.items()])
+    return trained(name, [f"--{flag}={value}" for flag, value in flags.items()])
 
 
 def test(folder: Path) -> dict[str, float]:
