@@ -204,7 +204,7 @@ def solve(pool: ThreadPoolExecutor, seeds: list[int]) -> None:
     _plot(axes, [tutorial.result()], THEIRS, "pytorch_tutorial.yaml")
     axes.set(xlabel="environment steps", ylabel="return of evaluations")
     axes.set_title("CartPole-v1 from 40 x 90 pixels")
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="lower right")
     _style(axes)
     figure.savefig(Path(__file__).with_name("cartpole_pixels.png"), dpi=130)
 
