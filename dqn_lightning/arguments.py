@@ -15,7 +15,7 @@ RUNS = Path("checkpoints")
 _ONE_PROCESS = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
 """What a run's configuration does not decide for other commands than `fit`."""
 
-COMMANDS = ("fit", "validate", "test", "predict", "play", "screen")
+COMMANDS = ("fit", "validate", "test", "predict", "play", "screen", "embed", "export")
 
 
 def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:

@@ -35,7 +35,7 @@ from dqn_lightning.callbacks import (
 )
 from dqn_lightning.callbacks.run_folder import RunFolder
 from dqn_lightning.callbacks.stop_on_signal import EXIT_CODES, StopOnSignal
-from dqn_lightning.commands import Commands
+from dqn_lightning.commands import OUR_COMMANDS, Commands
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.errors import ConfigError, NonFiniteError, RankLostError
 from dqn_lightning.evaluation import Summary
@@ -116,7 +116,7 @@ class DQNCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Commands, and which of their arguments are no flags."""
-        ours = {name: {"model", "datamodule"} for name in ("play", "screen")}
+        ours = {name: {"model", "datamodule"} for name in OUR_COMMANDS}
         return {**LightningCLI.subcommands(), **ours}
 
     # Parsing ------------------------------------------------------------------------------------

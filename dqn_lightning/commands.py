@@ -1,9 +1,11 @@
 """The commands beside Lightning's own."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
@@ -14,18 +16,37 @@ from dqn_lightning.arguments import read_checkpoint
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.envs.factory import has_display
 from dqn_lightning.errors import ConfigError
+from dqn_lightning.exporting import SUFFIXES, Format, check_export, export, write_spaces
 from dqn_lightning.module import DQNModule
 from dqn_lightning.playing import play_episode
+from dqn_lightning.plots.embedding import (
+    Colouring,
+    Method,
+    Points,
+    check_embedding,
+    draw_points,
+    embed,
+    write_page,
+)
 from dqn_lightning.plots.episodes import has_windows
 from dqn_lightning.plots.film import Camera, Shot, check_film, write_film
 from dqn_lightning.plots.screen import Screen, draw_screen
 from dqn_lightning.plots.window import show_film
 from dqn_lightning.types import Moment
+from dqn_lightning.visits import Visit, draw_visits, visits
+
+OUR_COMMANDS = ("play", "screen", "embed", "export")
+"""Those that Lightning's Trainer has not."""
 
 _LONGEST = 100
 """Steps after which a picture is taken, if the episode has not ended before."""
 
 _SIZE = (12, 3.3)  # inches
+
+_LEAST_POINTS = 4  # of an embedding: one more than dimensions
+
+_CHECKED = 256
+"""Visited states that an exported network is compared on."""
 
 
 class Commands(Trainer):
@@ -97,6 +118,140 @@ class Commands(Trainer):
             _show(screen)
         else:
             _save(screen, Path(out))
+
+    def embed(
+        self,
+        model: DQNModule,
+        datamodule: DQNDataModule,
+        ckpt_path: str | None = None,
+        method: Method = "pca",
+        color: Colouring = "value",
+        points: int = 2_000,
+        episodes: int = 10,
+        out: str | None = None,
+    ) -> None:
+        """Show the last hidden layer's features of visited states as points in three dimensions.
+
+        Args:
+            model: Has the weights that play, if there is no checkpoint.
+            datamodule: Makes the environments, as for a test; `eval_epsilon` is heeded.
+            ckpt_path: Checkpoint whose weights play.
+            method: `pca`, the three directions in which the features vary most; `tsne` needs the
+                extra `plots`.
+            color: What colours stand for: the greatest action value, or the state's episode, step
+                or action. On a page it can be changed.
+            points: How many of the visited states are drawn.
+            episodes: How many are played.
+            out: File to write, a page that turns (`.html`, needs the extra `plots`) or a picture
+                (`.png`); if None both, beside the checkpoint.
+
+        Raises:
+            ConfigError: If the files cannot be written, or fewer than four states were visited.
+        """
+        if points < _LEAST_POINTS:
+            raise ConfigError(f"--points: must be at least {_LEAST_POINTS}, got {points}")
+        folder = Path() if ckpt_path is None else Path(ckpt_path).parent
+        files = [folder / f"embedding{kind}" for kind in (".html", ".png")]
+        if out is not None:
+            files = [Path(out)]
+        check_embedding(method, files)
+        seen = _visits(model, datamodule, ckpt_path, episodes)
+        drawn = draw_visits(seen, points, np.random.default_rng(0))
+        if len(drawn) < _LEAST_POINTS:
+            raise ConfigError(f"--episodes: only {len(drawn)} states were visited; play more")
+        embedded = _points(model, drawn, method, len(datamodule.obs_shape), datamodule.frame_stack)
+        name = f"{datamodule.factory.env_id}: {len(drawn):,} states of {episodes} episodes"
+        for file in files:
+            try:
+                if file.suffix == ".html":
+                    write_page(file, embedded, color, name)
+                else:
+                    figure = Figure(figsize=(8, 6), layout="constrained")
+                    draw_points(figure, embedded, color)
+                    figure.suptitle(name)
+                    figure.savefig(file, dpi=150)
+            except OSError as error:
+                raise ConfigError(f"--out: {file} cannot be written ({error})") from error
+            _print(f"written to {file} ({file.stat().st_size / 1e6:.1f} MB)")
+
+    def export(
+        self,
+        model: DQNModule,
+        datamodule: DQNDataModule,
+        ckpt_path: str | None = None,
+        format: Format = "onnx",
+        out: str | None = None,
+    ) -> None:
+        """Write the network that acts for use without this project: observations to action values.
+
+        The file is read again and compared with the network on states that it visits.
+
+        Args:
+            model: Has the weights, if there is no checkpoint.
+            datamodule: Makes the environment that is played, as for a test.
+            ckpt_path: Checkpoint whose weights are written.
+            format: `onnx`; `torch_export`, a program for `torch.export.load`; or `safetensors`, the
+                parameters alone, with the spaces in a `.json` beside them. `onnx` and `safetensors`
+                need the extra `export`.
+            out: File to write; if None it is beside the checkpoint and has its name.
+
+        Raises:
+            ConfigError: If it cannot be written, or computes something else when read again.
+        """
+        path = Path(ckpt_path or datamodule.factory.env_id.replace("/", "-"))
+        path = path.with_suffix(SUFFIXES[format]) if out is None else Path(out)
+        check_export(format, path)
+        seen = islice(_visits(model, datamodule, ckpt_path, episodes=1), _CHECKED)
+        obs = torch.stack([visit.obs for visit in seen])
+        try:
+            difference = export(model.acting, obs, format, path)
+            if format == "safetensors":
+                write_spaces(path.with_suffix(".json"), _spaces(datamodule))
+        except OSError as error:
+            raise ConfigError(f"--out: {path} cannot be written ({error})") from error
+        kilobytes = path.stat().st_size / 1_000
+        _print(
+            f"written to {path} ({kilobytes:,.0f} kB); on {len(obs)} visited states its action "
+            f"values differ by at most {difference:.1e}"
+        )
+
+
+def _visits(
+    model: DQNModule, datamodule: DQNDataModule, ckpt_path: str | None, episodes: int
+) -> Iterator[Visit]:
+    """States that the network visits in episodes as a test has them."""
+    if episodes < 1:
+        raise ConfigError(f"--episodes: must be positive, got {episodes}")
+    if ckpt_path is not None:
+        model.load_state_dict(read_checkpoint(Path(ckpt_path))["state_dict"])
+    collector = datamodule.eval_collector(episodes, datamodule.eval_epsilon)
+    return visits(collector, model.greedy_actions, datamodule.test_seed)
+
+
+def _points(
+    model: DQNModule, drawn: list[Visit], method: Method, obs_rank: int, frame_stack: int
+) -> Points:
+    obs = torch.stack([visit.obs for visit in drawn])
+    network = model.acting
+    network.switch(training=False)
+    with torch.inference_mode():
+        features = network.features(obs.to(model.device))
+        q_values = network.head(features).q_values
+    places, axes = embed(features, method)
+    newest = obs[:, -(obs.shape[1] // frame_stack) :] if obs_rank == 3 else obs
+    episode, step = np.array([(visit.episode, visit.step) for visit in drawn]).T
+    return Points(places, axes, newest.numpy(), q_values.numpy(force=True), episode, step)
+
+
+def _spaces(datamodule: DQNDataModule) -> dict[str, Any]:
+    return {
+        "env_id": datamodule.factory.env_id,
+        "obs_shape": list(datamodule.obs_shape),
+        "obs_dtype": str(datamodule.obs_dtype).removeprefix("torch."),
+        "obs_classes": datamodule.obs_classes,
+        "frame_stack": datamodule.frame_stack,
+        "num_actions": datamodule.num_actions,
+    }
 
 
 def look(model: DQNModule, datamodule: DQNDataModule) -> Screen:

@@ -183,7 +183,7 @@ class DQNDataModule(LightningDataModule):
         )
         self._read_spaces()
         for augmentation in self.augmentations:
-            try_out(augmentation, self.obs_shape, self._frame_dtype, self.num_actions)
+            try_out(augmentation, self.obs_shape, self.obs_dtype, self.num_actions)
 
     # Spaces: what the network is built for ------------------------------------------------------
 
@@ -197,7 +197,7 @@ class DQNDataModule(LightningDataModule):
         self.obs_shape = (frame_shape[0] * self.frame_stack, *frame_shape[1:])
         self.obs_classes = None if classes is None else classes * self.frame_stack
         self._frame_shape = frame_shape
-        self._frame_dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        self.obs_dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
         envs.close()
 
     # Lightning's hooks --------------------------------------------------------------------------
@@ -385,7 +385,7 @@ class DQNDataModule(LightningDataModule):
     # Parts --------------------------------------------------------------------------------------
 
     def _make_collector(self, device: torch.device = _CPU) -> Collector:
-        num_bytes = Storage.num_bytes(self.capacity, self._frame_shape, self._frame_dtype)
+        num_bytes = Storage.num_bytes(self.capacity, self._frame_shape, self.obs_dtype)
         rank_zero_info(f"replay: {self.capacity:,} rows, {_readable(num_bytes)}")
         seed, rank = torch.initial_seed() if self.seed is None else self.seed, ranks.own()
         seeds = np.random.SeedSequence(seed).spawn(3 * (rank + 1))
@@ -500,7 +500,7 @@ class DQNDataModule(LightningDataModule):
             capacity,
             num_envs,
             self._frame_shape,
-            self._frame_dtype,
+            self.obs_dtype,
             gamma=self.gamma,
             n_step=self.n_step if n_step is None else n_step,
             bootstrap_terminal=self.bootstrap_terminal,

@@ -108,8 +108,13 @@ class QNetwork(nn.Module):
         finally:
             self._lend([None] * len(self._noisy))
 
+    def features(self, obs: Tensor) -> Tensor:
+        """Observations [B, …] → what the head is given [B, D]."""
+        features: Tensor = self.torso(self.observation(obs))
+        return features
+
     def _forward(self, obs: Tensor, fractions: Tensor | None) -> Any:
-        features = self.torso(self.observation(obs))
+        features = self.features(obs)
         return self.head(features) if fractions is None else self.head(features, fractions)
 
     @property

@@ -1,0 +1,234 @@
+"""Visited states as points in three dimensions: a page that turns, and a picture.
+
+As figure 4 of Mnih et al. 2015: points near each other are states that the network's last hidden
+layer tells little apart, coloured by what it expects of them.
+"""
+
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.colors import Normalize, to_hex
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dqn_lightning.errors import ConfigError
+
+Method: TypeAlias = Literal["pca", "tsne"]
+Colouring: TypeAlias = Literal["value", "episode", "step", "action"]
+
+_COLOURS = "rainbow"
+_EXTRA = "pip install 'dqn_lightning[plots]'"
+_PERPLEXITY = 30.0
+
+
+class Points(NamedTuple):
+    """Visited states in three dimensions.
+
+    Attributes:
+        places: Where they are [P, 3].
+        axes: What the three dimensions are.
+        obs: What was seen there [P, …]: of pictures [P, C, H, W] the newest, uint8.
+        q_values: Action values [P, A].
+        episode: The episode they are of [P].
+        step: Environment steps since its start [P].
+    """
+
+    places: NDArray[np.float64]
+    axes: Sequence[str]
+    obs: NDArray[Any]
+    q_values: NDArray[np.float32]
+    episode: NDArray[np.int64]
+    step: NDArray[np.int64]
+
+    @property
+    def action(self) -> NDArray[np.int64]:
+        """The greedy action of each [P]."""
+        actions: NDArray[np.int64] = self.q_values.argmax(axis=1)
+        return actions
+
+    def colouring(self, name: Colouring) -> NDArray[Any]:
+        """The numbers that stand for colours [P]."""
+        numbers: NDArray[Any] = self.q_values.max(1) if name == "value" else getattr(self, name)
+        return numbers
+
+
+def check_embedding(method: Method, files: Sequence[Path]) -> None:
+    """See whether these can be written, before anything is played.
+
+    Raises:
+        ConfigError: If a suffix is unknown, a folder or a package missing.
+    """
+    for file in files:
+        if file.suffix not in (".html", ".png"):
+            raise ConfigError(f"--out: must end in .html or .png, got {file}")
+        if not file.parent.is_dir():
+            raise ConfigError(f"--out: there is no folder {file.parent}")
+    needs_page = any(file.suffix == ".html" for file in files)
+    if needs_page and find_spec("plotly") is None:
+        raise ConfigError(f"--out: pages need plotly ({_EXTRA}); .png does not")
+    if method == "tsne" and find_spec("sklearn") is None:
+        raise ConfigError(f"--method: tsne needs scikit-learn ({_EXTRA}); pca does not")
+
+
+def embed(features: Tensor, method: Method) -> tuple[NDArray[np.float64], list[str]]:
+    """Features [P, D] → places [P, 3], and names of the three dimensions.
+
+    Args:
+        features: Of at least two states.
+        method: `pca`: the three directions in which features vary most. `tsne`: places whose
+            neighbours are those of the features (van der Maaten and Hinton 2008).
+    """
+    if method == "tsne":
+        return _t_sne(features), ["t-SNE 1", "t-SNE 2", "t-SNE 3"]
+    centred = features.double() - features.double().mean(0)
+    _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)
+    most = directions.abs().argmax(1, keepdim=True)  # a direction's sign is no matter, but one is
+    directions *= directions.gather(1, most).sign()
+    shares = sizes**2 / (sizes**2).sum().clamp(min=1e-300)
+    places = torch.zeros(len(features), 3, dtype=torch.float64)
+    found = min(3, len(directions))
+    places[:, :found] = centred @ directions[:found].T
+    names = [f"component {i + 1} ({share:.0%})" for i, share in enumerate(shares[:3].tolist())]
+    return places.numpy(force=True), names + ["-"] * (3 - found)
+
+
+def _t_sne(features: Tensor) -> NDArray[np.float64]:
+    from sklearn.manifold import TSNE
+
+    perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
+    t_sne = TSNE(3, init="pca", perplexity=perplexity, random_state=0)
+    places: NDArray[np.float64] = t_sne.fit_transform(features.numpy(force=True)).astype(float)
+    return places
+
+
+def draw_points(figure: Figure, points: Points, colouring: Colouring) -> None:
+    """Draw each point as the number of its action."""
+    axes: Any = figure.add_subplot(projection="3d")
+    numbers = points.colouring(colouring)
+    scale = Normalize(numbers.min(), numbers.max())
+    for action in np.unique(points.action):
+        of_action = points.action == action
+        drawn = axes.scatter(
+            *points.places[of_action].T, c=numbers[of_action], cmap=_COLOURS, norm=scale,
+            marker=f"${action}$", s=24, linewidths=0.2, depthshade=False,
+        )  # fmt: skip
+    axes.set(xlabel=points.axes[0], ylabel=points.axes[1], zlabel=points.axes[2])
+    axes.tick_params(labelsize=7)
+    figure.colorbar(drawn, ax=axes, label=colouring, shrink=0.6, pad=0.1)
+
+
+def write_page(path: Path, points: Points, colouring: Colouring, title: str) -> None:
+    """Write a page that needs no other file and no network.
+
+    It turns with the mouse, and shows what was seen at the point below it.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    import plotly.graph_objects as go
+
+    colourings: list[Colouring] = ["value", "episode", "step", "action"]
+    looks = [_look(points, name) for name in colourings]
+    first = colourings.index(colouring)
+    x, y, z = points.places.astype(np.float32).T
+    scatter = go.Scatter3d(
+        x=x, y=y, z=z, mode="text+markers", text=points.action.astype(str), hoverinfo="none",
+        textposition="middle center", marker={"size": 1, "colorscale": _COLOURS.capitalize()},
+    )  # fmt: skip
+    figure = go.Figure(scatter)
+    figure.update_traces(**{name.replace(".", "_"): v for name, v in looks[first].items()})
+    buttons = [
+        {"label": name, "method": "restyle", "args": [{k: [v] for k, v in look.items()}]}
+        for name, look in zip(colourings, looks, strict=True)
+    ]
+    figure.update_layout(
+        title=title,
+        margin={"l": 0, "r": 0, "t": 50, "b": 0},
+        scene={f"{d}axis_title_text": n for d, n in zip("xyz", points.axes, strict=True)},
+        updatemenus=[{"buttons": buttons, "active": first, "x": 1, "xanchor": "right", "y": 1}],
+    )
+    script = _SCRIPT.replace("STATES", json.dumps(_states(points)))
+    figure.write_html(
+        path, include_plotlyjs=True, post_script=script, config={"displaylogo": False},
+        default_height="100vh",
+    )  # fmt: skip
+
+
+def _look(points: Points, name: Colouring) -> dict[str, Any]:
+    """What a choice of colours changes."""
+    numbers = points.colouring(name)
+    scale = Normalize(numbers.min(), numbers.max())
+    colours = [to_hex(colour) for colour in colormaps[_COLOURS](scale(numbers))]
+    return {
+        "textfont.color": colours,
+        "marker.color": numbers,
+        "marker.colorbar.title.text": name,
+        "marker.showscale": True,
+    }
+
+
+def _states(points: Points) -> list[dict[str, Any]]:
+    """What the page shows of each point."""
+    is_picture = points.obs.ndim == 4 and points.obs.dtype == np.uint8
+    return [
+        {
+            "text": f"episode {episode}, step {step}, action {values.argmax()}",
+            "values": [round(float(value), 3) for value in values],
+            "picture": _as_url(obs) if is_picture else None,
+            "numbers": None if is_picture else [f"{x:.4g}" for x in obs.ravel().tolist()],
+        }
+        for episode, step, values, obs in zip(
+            points.episode, points.step, points.q_values, points.obs, strict=True
+        )
+    ]
+
+
+def _as_url(picture: NDArray[np.uint8]) -> str:
+    """A picture [C, H, W] as an address that holds it; three channels are colours."""
+    if len(picture) == 3:
+        image = Image.fromarray(np.ascontiguousarray(np.moveaxis(picture, 0, -1)))
+    else:
+        image = Image.fromarray(picture.reshape(-1, picture.shape[-1]))
+    file = BytesIO()
+    image.save(file, "WEBP", quality=80)
+    return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
+
+
+_SCRIPT = """
+const states = STATES;
+const plot = document.getElementById("{plot_id}");
+const panel = document.createElement("div");
+panel.id = "state";
+panel.style.cssText = "position:fixed;left:16px;bottom:16px;padding:8px;max-width:40vw;" +
+  "background:#fffd;border:1px solid #ccc;font:13px sans-serif;pointer-events:none";
+panel.textContent = "Point at a number to see its state.";
+document.body.append(panel);
+function line(text) {
+  const div = document.createElement("div");
+  div.textContent = text;
+  return div;
+}
+plot.on("plotly_hover", ({points: [{pointNumber}]}) => {
+  const state = states[pointNumber];
+  const lines = [line(state.text), line("action values " + state.values.join(", "))];
+  if (state.picture) {
+    const image = new Image();
+    image.src = state.picture;
+    image.style.cssText = "display:block;width:270px;image-rendering:pixelated";
+    lines.push(image);
+  } else {
+    lines.push(line("observation " + state.numbers.join(", ")));
+  }
+  panel.replaceChildren(...lines);
+});
+"""
