@@ -20,7 +20,7 @@ SUFFIXES: dict[Format, str] = {
     "torch_export": ".pt2",
     "safetensors": ".safetensors",
 }
-_PACKAGES: dict[Format, tuple[str, ...]] = {
+PACKAGES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "torch_export": (),
     "safetensors": ("safetensors",),
@@ -52,10 +52,10 @@ def check_export(kind: Format, path: Path) -> None:
         raise ConfigError(f"--out: {kind} files end in {SUFFIXES[kind]}, got {path}")
     if not path.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {path.parent}")
-    missing = [package for package in _PACKAGES[kind] if find_spec(package) is None]
+    missing = [package for package in PACKAGES[kind] if find_spec(package) is None]
     if missing:
         raise ConfigError(
-            f"--format: {kind} needs {', '.join(missing)}: pip install 'dqn_lightning[export]'"
+            f"--format: {kind} needs {', '.join(missing)}: pip install -e '.[export]'"
         )
 
 

@@ -1,6 +1,8 @@
 """The commands beside Lightning's own."""
 
+import json
 import re
+import shutil
 import sys
 import time
 from importlib.machinery import ModuleSpec
@@ -8,20 +10,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gymnasium as gym
 import matplotlib
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
-from dqn_lightning import DQNDataModule, DQNModule, commands
+from dqn_lightning import DQNDataModule, DQNModule, commands, exporting
 from dqn_lightning.cli import main
 from dqn_lightning.commands import look
 from dqn_lightning.envs import CartPoleScreen
 from dqn_lightning.networks import CNN, MLP, FrameDifference
-from dqn_lightning.plots import film
+from dqn_lightning.plots import embedding, film
+from dqn_lightning.plots.embedding import embed
 from dqn_lightning.plots.screen import Screen, draw_screen
+from tests.pages import coordinates_of, picture_of, states_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TUTORIAL = {"screen": CONFIGS / "pytorch_tutorial.yaml"}
@@ -248,3 +254,145 @@ def test_mp4_gets_frames_at_a_steady_rate(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(seen) == 1 + 9 + 5  # the last frame stays for a second
     assert {len(frame) for frame in seen[1:]} == {size[0] * size[1] * 3}
     assert [frame[0] for frame in seen[1:]] == [*range(0, 180, 20), *[180] * 5]
+
+
+# embed and export -------------------------------------------------------------------------------
+
+PRETRAINED = Path(__file__).parents[1] / "checkpoints" / "pretrained"
+
+
+def best(name: str) -> str:
+    """The way to a copy of weights that come with the project, which files may lie beside."""
+    shutil.copytree(PRETRAINED / name, name)
+    return f"{name}/best.ckpt"
+
+
+def replayed(name: str, episode: int, steps: int) -> list[tuple[Any, Tensor, Tensor]]:
+    """What was seen last, action values and features of each step, by Gymnasium's means alone."""
+    module = DQNModule.load_from_checkpoint(f"{name}/best.ckpt", map_location="cpu").eval()
+    env: Any = gym.make("CartPole-v1", render_mode="rgb_array")
+    if name == "cartpole_pixels":
+        env = CartPoleScreen(env, grey=True)
+    obs, _ = env.reset(seed=DQNDataModule().test_seed + episode)
+    stack, seen = [obs] * 4, []
+    for _ in range(steps):
+        newest = torch.as_tensor(obs)
+        if obs.ndim == 3:
+            newest = torch.as_tensor(np.concatenate(stack, axis=2)).movedim(2, 0)
+        with torch.no_grad():
+            values = module.acting(newest[None]).q_values[0]
+            features = module.acting.features(newest[None])[0]
+        seen.append((obs, values, features))
+        obs, *_ = env.step(int(values.argmax()))
+        stack = [*stack[1:], obs]
+    return seen
+
+
+@pytest.mark.parametrize("name", ["cartpole", "cartpole_pixels"])
+def test_points_are_of_the_states_that_they_claim(name: str) -> None:
+    pytest.importorskip("plotly")
+    flags = ["--points=30", "--episodes=2", "--data.eval_env_kwargs.max_episode_steps=50"]
+    assert main(["embed", "--ckpt_path", best(name), "--out=page.html", *flags]) == 0
+    page = Path("page.html").read_text()
+    states = states_of(page)
+    assert len(states) == 30
+    assert {state["text"].split(",")[0] for state in states} == {"episode 0", "episode 1"}
+    episodes = [replayed(name, episode, steps=50) for episode in range(2)]
+    features = []
+    for state in states:
+        episode, step, action = map(int, re.findall(r"\d+", state["text"]))
+        obs, values, of_state = episodes[episode][step]
+        features.append(of_state)
+        assert action == values.argmax()
+        assert state["values"] == pytest.approx(values.tolist(), abs=2e-3)
+        if name == "cartpole":
+            assert state["numbers"] == [f"{x:.4g}" for x in obs.tolist()]
+        else:
+            assert np.array_equal(picture_of(state["picture"]), obs[..., 0])
+    places, _ = embed(torch.stack(features), "pca")
+    for axis, of_axis in zip("xyz", places.T, strict=True):
+        np.testing.assert_allclose(coordinates_of(page, axis), of_axis, atol=1e-3)
+
+
+def test_an_embedding_is_a_page_and_a_picture_beside_the_checkpoint(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("plotly")
+    short = ["--points=20", "--episodes=1", "--color=action"]
+    assert main(["embed", "--ckpt_path", best("cartpole"), *short]) == 0
+    written = re.findall(r"written to (\S+) \(\d+\.\d MB\)", capsys.readouterr().out)
+    assert written == ["cartpole/embedding.html", "cartpole/embedding.png"]
+    assert Path(written[0]).is_file()
+    with Image.open(written[1]) as picture:
+        assert picture.size == (1200, 900)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch_export", "safetensors"])
+def test_export_writes_what_acts(
+    kind: exporting.Format, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in exporting.PACKAGES[kind]:
+        pytest.importorskip(package)
+    assert main(["export", "--ckpt_path", best("cartpole"), f"--format={kind}"]) == 0
+    file = Path("cartpole/best").with_suffix(exporting.SUFFIXES[kind])
+    assert re.search(rf"written to {file} \(\d+ kB\); on 256 visited", capsys.readouterr().out)
+    module = DQNModule.load_from_checkpoint("cartpole/best.ckpt", map_location="cpu")
+    obs = torch.randn(5, 4)
+    if kind == "safetensors":
+        assert json.loads(file.with_suffix(".json").read_text()) == {
+            "env_id": "CartPole-v1", "obs_shape": [4], "obs_dtype": "float32", "obs_classes": None,
+            "frame_stack": 1, "num_actions": 2,
+        }  # fmt: skip
+    elif kind == "torch_export":
+        values = torch.export.load(file).module()(obs)
+        torch.testing.assert_close(values, module.q_values(obs))
+    else:
+        import onnxruntime
+
+        (values,) = onnxruntime.InferenceSession(file).run(None, {"obs": obs.numpy()})
+        torch.testing.assert_close(torch.from_numpy(values), module.q_values(obs))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["embed", "--points=3"], "--points: must be at least 4, got 3"),
+        (["embed", "--episodes=0"], "--episodes: must be positive, got 0"),
+        (["embed", "--out=x.svg"], r"--out: must end in \.html or \.png, got x\.svg"),
+        (["embed", "--out=nowhere/x.png"], "--out: there is no folder nowhere"),
+        (["embed", "--out=x.png", "--ckpt_path=x.ckpt"], r"--ckpt_path: there is no file x\.ckpt"),
+        (["export", "--format=torch_export", "--out=x.onnx"], r"torch_export files end in \.pt2"),
+        (["export", "--format=torch_export", "--out=no/x.pt2"], "there is no folder no"),
+    ],
+)
+def test_what_cannot_be_taken_elsewhere_is_said(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*flags, "--config", str(CONFIGS / "cartpole.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(words, error), error
+    assert "Traceback" not in error
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "words"),
+    [
+        (["embed", "--out=x.html"], embedding, r"need plotly \(pip install -e '\.\[plots\]'\)"),
+        (["embed", "--out=x.png", "--method=tsne"], embedding, "tsne needs scikit-learn"),
+        (["export"], exporting, "onnx needs onnx, onnxscript, onnxruntime: pip install -e"),
+        (["export", "--format=safetensors"], exporting, "safetensors needs safetensors: pip"),
+    ],
+)
+def test_missing_extras_are_named(
+    command: list[str],
+    module: ModuleType,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    assert main([*command, "--config", str(CONFIGS / "cartpole.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(words, error), error
+    assert not list(Path().iterdir())

@@ -52,7 +52,7 @@ def file_of(kind: Format) -> Path:
 
 
 def check(network: QNetwork, obs: Tensor, kind: Format) -> None:
-    for package in exporting._PACKAGES[kind]:
+    for package in exporting.PACKAGES[kind]:
         pytest.importorskip(package)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert export(network, obs, kind, file_of(kind)) <= 1e-5
@@ -147,7 +147,7 @@ def test_files_that_cannot_be_are_refused(kind: Format, file: str, words: str) -
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda _: None)
     check_export("torch_export", Path("network.pt2"))
-    words = r"onnx needs onnx, onnxscript, onnxruntime: pip install 'dqn_lightning\[export\]'"
+    words = r"onnx needs onnx, onnxscript, onnxruntime: pip install -e '\.\[export\]'"
     with pytest.raises(ConfigError, match=words):
         check_export("onnx", Path("network.onnx"))
 

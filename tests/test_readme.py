@@ -13,8 +13,13 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["cartpole", "own environment and network"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["cartpole", "onnx", "own environment and network"])
 def test_the_python_examples_run(block: str, tmp_path: Path) -> None:
+    if "onnxruntime" in block:
+        pytest.importorskip("onnxruntime")
+        (command,) = re.findall(r"^python (train.py export .* --out cartpole.onnx)$", README, re.M)
+        subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=True)
+        (ROOT / "cartpole.onnx").rename(tmp_path / "cartpole.onnx")
     shorter = block.replace("total_env_steps=20_000", "total_env_steps=5_000")
     finished = subprocess.run(
         [sys.executable, "-c", shorter], cwd=tmp_path, capture_output=True, text=True, timeout=110

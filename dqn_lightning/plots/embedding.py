@@ -27,7 +27,7 @@ Method: TypeAlias = Literal["pca", "tsne"]
 Colouring: TypeAlias = Literal["value", "episode", "step", "action"]
 
 _COLOURS = "rainbow"
-_EXTRA = "pip install 'dqn_lightning[plots]'"
+_EXTRA = "pip install -e '.[plots]'"
 _PERPLEXITY = 30.0
 
 
@@ -143,7 +143,7 @@ def write_page(path: Path, points: Points, colouring: Colouring, title: str) -> 
     x, y, z = points.places.astype(np.float32).T
     scatter = go.Scatter3d(
         x=x, y=y, z=z, mode="text+markers", text=points.action.astype(str), hoverinfo="none",
-        textposition="middle center", marker={"size": 1, "colorscale": _COLOURS.capitalize()},
+        textposition="middle center", marker={"opacity": 0, "colorscale": _colour_scale()},
     )  # fmt: skip
     figure = go.Figure(scatter)
     figure.update_traces(**{name.replace(".", "_"): v for name, v in looks[first].items()})
@@ -155,6 +155,7 @@ def write_page(path: Path, points: Points, colouring: Colouring, title: str) -> 
         title=title,
         margin={"l": 0, "r": 0, "t": 50, "b": 0},
         scene={f"{d}axis_title_text": n for d, n in zip("xyz", points.axes, strict=True)},
+        scene_camera_eye={"x": 1.5, "y": 1.5, "z": 1.2},
         updatemenus=[{"buttons": buttons, "active": first, "x": 1, "xanchor": "right", "y": 1}],
     )
     script = _SCRIPT.replace("STATES", json.dumps(_states(points)))
@@ -162,6 +163,11 @@ def write_page(path: Path, points: Points, colouring: Colouring, title: str) -> 
         path, include_plotlyjs=True, post_script=script, config={"displaylogo": False},
         default_height="100vh",
     )  # fmt: skip
+
+
+def _colour_scale() -> list[tuple[float, str]]:
+    """The colours as plotly wants them."""
+    return [(share, to_hex(colormaps[_COLOURS](share))) for share in np.linspace(0, 1, 33).tolist()]
 
 
 def _look(points: Points, name: Colouring) -> dict[str, Any]:
@@ -200,7 +206,7 @@ def _as_url(picture: NDArray[np.uint8]) -> str:
     else:
         image = Image.fromarray(picture.reshape(-1, picture.shape[-1]))
     file = BytesIO()
-    image.save(file, "WEBP", quality=80)
+    image.save(file, "WEBP", lossless=True)
     return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
 
 
