@@ -13,11 +13,13 @@ from rich.console import Console
 from torch import Tensor
 
 from dqn_lightning.arguments import read_checkpoint
-from dqn_lightning.datamodule import DQNDataModule
+from dqn_lightning.datamodule import MAX_EVAL_ENVS, DQNDataModule
 from dqn_lightning.envs.factory import has_display
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.exporting import SUFFIXES, Format, check_export, export, write_spaces
+from dqn_lightning.health import look_inside
 from dqn_lightning.module import DQNModule
+from dqn_lightning.outputs import whole
 from dqn_lightning.playing import play_episode
 from dqn_lightning.plots.embedding import (
     Colouring,
@@ -33,7 +35,7 @@ from dqn_lightning.plots.film import Camera, Shot, check_film, write_film
 from dqn_lightning.plots.screen import Screen, draw_screen
 from dqn_lightning.plots.window import show_film
 from dqn_lightning.types import Moment
-from dqn_lightning.visits import Visit, draw_visits, visits
+from dqn_lightning.visits import Visit, play_visits, sample_visits
 
 OUR_COMMANDS = ("play", "screen", "embed", "export")
 """Those that Lightning's Trainer has not."""
@@ -43,10 +45,13 @@ _LONGEST = 100
 
 _SIZE = (12, 3.3)  # inches
 
-_LEAST_POINTS = 4  # of an embedding: one more than dimensions
+_MIN_POINTS = 4  # of an embedding: one more than dimensions
 
-_CHECKED = 256
+_NUM_CHECKED = 256
 """Visited states that an exported network is compared on."""
+
+_AT_ONCE = 256
+"""States that the network is given together."""
 
 
 class Commands(Trainer):
@@ -87,7 +92,7 @@ class Commands(Trainer):
             model.load_state_dict(read_checkpoint(Path(ckpt_path))["state_dict"])
         collector = datamodule.drawing_collector()
         camera = Camera(collector.envs.metadata.get("render_fps"), fps)
-        name = datamodule.factory.env_id + (", untrained weights" if ckpt_path is None else "")
+        name = datamodule.factory.env_id + _weights(ckpt_path)
 
         def played() -> Iterator[Shot]:
             for number in range(episodes):
@@ -130,7 +135,9 @@ class Commands(Trainer):
         episodes: int = 10,
         out: str | None = None,
     ) -> None:
-        """Show the last hidden layer's features of visited states as points in three dimensions.
+        """Show the network's features of visited states as points in three dimensions.
+
+        Features are those of the last hidden layer before the head; a dueling head has one more.
 
         Args:
             model: Has the weights that play, if there is no checkpoint.
@@ -139,7 +146,7 @@ class Commands(Trainer):
             method: `pca`, the three directions in which the features vary most; `tsne` needs the
                 extra `plots`.
             color: What colours stand for: the greatest action value, or the state's episode, step
-                or action. On a page it can be changed.
+                or greedy action. On a page it can be changed.
             points: How many of the visited states are drawn.
             episodes: How many are played.
             out: File to write, a page that turns (`.html`, needs the extra `plots`) or a picture
@@ -148,28 +155,28 @@ class Commands(Trainer):
         Raises:
             ConfigError: If the files cannot be written, or fewer than four states were visited.
         """
-        if points < _LEAST_POINTS:
-            raise ConfigError(f"--points: must be at least {_LEAST_POINTS}, got {points}")
+        if points < _MIN_POINTS:
+            raise ConfigError(f"--points: must be at least {_MIN_POINTS}, got {points}")
         folder = Path() if ckpt_path is None else Path(ckpt_path).parent
         files = [folder / f"embedding{kind}" for kind in (".html", ".png")]
         if out is not None:
             files = [Path(out)]
         check_embedding(method, files)
         seen = _visits(model, datamodule, ckpt_path, episodes)
-        drawn = draw_visits(seen, points, np.random.default_rng(0))
-        if len(drawn) < _LEAST_POINTS:
-            raise ConfigError(f"--episodes: only {len(drawn)} states were visited; play more")
-        embedded = _points(model, drawn, method, len(datamodule.obs_shape), datamodule.frame_stack)
-        name = f"{datamodule.factory.env_id}: {len(drawn):,} states of {episodes} episodes"
+        sampled = sample_visits(seen, points, np.random.default_rng(0))
+        if len(sampled) < _MIN_POINTS:
+            raise ConfigError(
+                f"--episodes: too few states were visited ({len(sampled)}); play more"
+            )
+        is_picture = len(datamodule.obs_shape) == 3
+        channels = datamodule.frame_shape[0] if is_picture else None
+        embedded = _points(model, sampled, method, channels)
+        title = f"{datamodule.factory.env_id}: {len(sampled):,} states of {episodes} episode"
+        title += "s" * (episodes > 1) + _weights(ckpt_path)
         for file in files:
             try:
-                if file.suffix == ".html":
-                    write_page(file, embedded, color, name)
-                else:
-                    figure = Figure(figsize=(8, 6), layout="constrained")
-                    draw_points(figure, embedded, color)
-                    figure.suptitle(name)
-                    figure.savefig(file, dpi=150)
+                with whole(file) as unfinished:
+                    _write_points(unfinished, embedded, color, title)
             except OSError as error:
                 raise ConfigError(f"--out: {file} cannot be written ({error})") from error
             _print(f"written to {file} ({file.stat().st_size / 1e6:.1f} MB)")
@@ -191,28 +198,30 @@ class Commands(Trainer):
             datamodule: Makes the environment that is played, as for a test.
             ckpt_path: Checkpoint whose weights are written.
             format: `onnx`; `torch_export`, a program for `torch.export.load`; or `safetensors`, the
-                parameters alone, with the spaces in a `.json` beside them. `onnx` and `safetensors`
-                need the extra `export`.
+                parameters alone, with the spaces in a `.spaces.json` beside them. `onnx` and
+                `safetensors` need the extra `export`.
             out: File to write; if None it is beside the checkpoint and has its name.
 
         Raises:
             ConfigError: If it cannot be written, or computes something else when read again.
         """
-        path = Path(ckpt_path or datamodule.factory.env_id.replace("/", "-"))
-        path = path.with_suffix(SUFFIXES[format]) if out is None else Path(out)
+        name = datamodule.factory.env_id.replace("/", "-").replace(":", "-")
+        beside = Path(name) if ckpt_path is None else Path(ckpt_path).with_suffix("")
+        path = beside.with_name(beside.name + SUFFIXES[format]) if out is None else Path(out)
         check_export(format, path)
-        seen = islice(_visits(model, datamodule, ckpt_path, episodes=1), _CHECKED)
+        seen = islice(_visits(model, datamodule, ckpt_path, episodes=_NUM_CHECKED), _NUM_CHECKED)
         obs = torch.stack([visit.obs for visit in seen])
         try:
-            difference = export(model.acting, obs, format, path)
+            parity = export(model.acting, obs, format, path)
             if format == "safetensors":
-                write_spaces(path.with_suffix(".json"), _spaces(datamodule))
+                write_spaces(path.with_suffix(".spaces.json"), _spaces(datamodule))
         except OSError as error:
             raise ConfigError(f"--out: {path} cannot be written ({error})") from error
         kilobytes = path.stat().st_size / 1_000
         _print(
-            f"written to {path} ({kilobytes:,.0f} kB); on {len(obs)} visited states its action "
-            f"values differ by at most {difference:.1e}"
+            f"written to {path} ({kilobytes:,.0f} kB{_weights(ckpt_path)}); on {len(obs)} visited "
+            f"states action values up to {parity.largest:.3g} differ by at most "
+            f"{parity.difference:.1e}"
         )
 
 
@@ -224,26 +233,37 @@ def _visits(
         raise ConfigError(f"--episodes: must be positive, got {episodes}")
     if ckpt_path is not None:
         model.load_state_dict(read_checkpoint(Path(ckpt_path))["state_dict"])
-    collector = datamodule.eval_collector(episodes, datamodule.eval_epsilon)
-    return visits(collector, model.greedy_actions, datamodule.test_seed)
+    num_envs = min(episodes, MAX_EVAL_ENVS)
+    collector = datamodule.eval_collector(num_envs, datamodule.eval_epsilon)
+    return play_visits(collector, model.greedy_actions, episodes, datamodule.test_seed)
 
 
-def _points(
-    model: DQNModule, drawn: list[Visit], method: Method, obs_rank: int, frame_stack: int
-) -> Points:
-    obs = torch.stack([visit.obs for visit in drawn])
-    network = model.acting
-    network.switch(training=False)
-    with torch.inference_mode():
-        features = network.features(obs.to(model.device))
-        q_values = network.head(features).q_values
-    places, axes = embed(features, method)
-    newest = obs[:, -(obs.shape[1] // frame_stack) :] if obs_rank == 3 else obs
-    episode, step = np.array([(visit.episode, visit.step) for visit in drawn]).T
-    return Points(places, axes, newest.numpy(), q_values.numpy(force=True), episode, step)
+def _points(model: DQNModule, visits: list[Visit], method: Method, channels: int | None) -> Points:
+    """Visits as points; of pictures so many channels, the newest, are shown."""
+    obs = torch.stack([visit.obs for visit in visits])
+    looks = [look_inside(model.acting, o.to(model.device)) for o in torch.split(obs, _AT_ONCE)]
+    places, axes = embed(torch.cat([features for *_, features in looks]), method)
+    q_values = torch.cat([output.q_values for output, *_ in looks]).numpy(force=True)
+    newest = obs if channels is None else obs[:, -channels:]
+    episode, step = np.array([(visit.episode, visit.step) for visit in visits]).T
+    return Points(places, axes, newest.numpy(), q_values, episode, step)
+
+
+def _write_points(path: Path, points: Points, color: Colouring, title: str) -> None:
+    if path.suffix == ".html":
+        write_page(path, points, color, title)
+    else:
+        figure = Figure(figsize=(8, 6), layout="constrained")
+        draw_points(figure, points, color)
+        figure.suptitle(title)
+        figure.savefig(path, dpi=150)
 
 
 def _spaces(datamodule: DQNDataModule) -> dict[str, Any]:
+    """What a network is made for; action 0 is `first_action` to the environment."""
+    env = datamodule.factory.make()
+    first_action = int(cast(Any, env.action_space).start)
+    env.close()
     return {
         "env_id": datamodule.factory.env_id,
         "obs_shape": list(datamodule.obs_shape),
@@ -251,6 +271,7 @@ def _spaces(datamodule: DQNDataModule) -> dict[str, Any]:
         "obs_classes": datamodule.obs_classes,
         "frame_stack": datamodule.frame_stack,
         "num_actions": datamodule.num_actions,
+        "first_action": first_action,
     }
 
 
@@ -272,7 +293,7 @@ def look(model: DQNModule, datamodule: DQNDataModule) -> Screen:
             f"screen: {env_id} does not draw; add --data.env_kwargs.render_mode rgb_array"
         )
     collector.reset(datamodule.eval_seed)
-    channels = datamodule.obs_shape[0] // datamodule.frame_stack
+    channels = datamodule.frame_shape[0]
     for _ in range(_LONGEST):
         stack = torch.as_tensor(collector.replay.current_obs()).clone()
         (rendered,) = cast(Any, collector.envs.render())
@@ -291,6 +312,10 @@ def _first_input(model: DQNModule, obs: Tensor) -> Tensor:
     hook.remove()
     (given,) = inputs
     return given if given.ndim == 4 else model.online.observation(obs)
+
+
+def _weights(ckpt_path: str | None) -> str:
+    return ", untrained weights" if ckpt_path is None else ""
 
 
 def _told(moments: Iterable[Moment], name: str) -> Iterator[Moment]:

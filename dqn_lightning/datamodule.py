@@ -31,7 +31,8 @@ from dqn_lightning.replay.buffer import steps_at
 from dqn_lightning.schedules import CHECKED_COUNTS, Constant, Schedule, as_schedule
 
 _CPU = torch.device("cpu")
-_MAX_EVAL_ENVS = 20
+MAX_EVAL_ENVS = 20
+"""Environments that evaluations play side by side."""
 
 
 class DQNDataModule(LightningDataModule):
@@ -196,7 +197,7 @@ class DQNDataModule(LightningDataModule):
         self.num_actions = int(cast(spaces.Discrete, envs.single_action_space).n)
         self.obs_shape = (frame_shape[0] * self.frame_stack, *frame_shape[1:])
         self.obs_classes = None if classes is None else classes * self.frame_stack
-        self._frame_shape = frame_shape
+        self.frame_shape = frame_shape
         self.obs_dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
         envs.close()
 
@@ -385,7 +386,7 @@ class DQNDataModule(LightningDataModule):
     # Parts --------------------------------------------------------------------------------------
 
     def _make_collector(self, device: torch.device = _CPU) -> Collector:
-        num_bytes = Storage.num_bytes(self.capacity, self._frame_shape, self.obs_dtype)
+        num_bytes = Storage.num_bytes(self.capacity, self.frame_shape, self.obs_dtype)
         rank_zero_info(f"replay: {self.capacity:,} rows, {_readable(num_bytes)}")
         seed, rank = torch.initial_seed() if self.seed is None else self.seed, ranks.own()
         seeds = np.random.SeedSequence(seed).spawn(3 * (rank + 1))
@@ -430,7 +431,7 @@ class DQNDataModule(LightningDataModule):
     def _evaluation(self, episodes: int, seed: int, epsilon: float) -> Evaluation:
         return Evaluation(
             partial(self.eval_collector, epsilon=epsilon),
-            num_envs=min(episodes, _MAX_EVAL_ENVS),
+            num_envs=min(episodes, MAX_EVAL_ENVS),
             episodes=episodes,
             seed=seed,
             stopped=lambda: self._stopped,
@@ -471,9 +472,9 @@ class DQNDataModule(LightningDataModule):
     ) -> Collector:
         envs = self._make_envs(factory, num_envs, vectorization)
         shape = envs.single_observation_space.shape
-        if shape != self._frame_shape:
+        if shape != self.frame_shape:
             raise ConfigError(
-                f"data.eval_wrappers: observations are {shape} there, {self._frame_shape} in "
+                f"data.eval_wrappers: observations are {shape} there, {self.frame_shape} in "
                 "training"
             )
         newest = (self.frame_stack + 2) * num_envs  # rows
@@ -499,7 +500,7 @@ class DQNDataModule(LightningDataModule):
         return ReplayBuffer(
             capacity,
             num_envs,
-            self._frame_shape,
+            self.frame_shape,
             self.obs_dtype,
             gamma=self.gamma,
             n_step=self.n_step if n_step is None else n_step,

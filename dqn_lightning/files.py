@@ -1,7 +1,7 @@
 """Files that are written whole or not at all, and say when they are damaged.
 
-They are what `torch.save` writes, a zip archive, with a checksum of everything before it in the
-archive's comment; so `torch.load` reads them as any other. No code in them is ever run.
+Those of `save` are what `torch.save` writes, a zip archive, with a checksum of everything before it
+in the archive's comment; so `torch.load` reads them as any other. No code in them is ever run.
 """
 
 import hashlib

@@ -170,7 +170,7 @@ def look_inside(network: QNetwork, obs: Tensor) -> tuple[Any, list[Tensor], Tens
     network.switch(training=False)
     try:
         with torch.no_grad():
-            features = network.torso(network.observation(obs))
+            features = network.features(obs)
             return network.head(features), seen, features
     finally:
         for hook in hooks:

@@ -291,6 +291,8 @@ def replayed(name: str, episode: int, steps: int) -> list[tuple[Any, Tensor, Ten
 @pytest.mark.parametrize("name", ["cartpole", "cartpole_pixels"])
 def test_points_are_of_the_states_that_they_claim(name: str) -> None:
     pytest.importorskip("plotly")
+    # The last flag is one that Gymnasium's vector version of CartPole does not take: so every
+    # episode has a seed of its own, and can be played alone.
     flags = ["--points=30", "--episodes=2", "--data.eval_env_kwargs.max_episode_steps=50"]
     assert main(["embed", "--ckpt_path", best(name), "--out=page.html", *flags]) == 0
     page = Path("page.html").read_text()
@@ -304,14 +306,31 @@ def test_points_are_of_the_states_that_they_claim(name: str) -> None:
         obs, values, of_state = episodes[episode][step]
         features.append(of_state)
         assert action == values.argmax()
-        assert state["values"] == pytest.approx(values.tolist(), abs=2e-3)
+        shown = [float(value) for value in state["values"].split(", ")]
+        assert shown == pytest.approx(values.tolist(), rel=1e-3)
         if name == "cartpole":
-            assert state["numbers"] == [f"{x:.4g}" for x in obs.tolist()]
+            assert state["numbers"] == ", ".join(f"{x:.4g}" for x in obs.tolist())
         else:
             assert np.array_equal(picture_of(state["picture"]), obs[..., 0])
     places, _ = embed(torch.stack(features), "pca")
     for axis, of_axis in zip("xyz", places.T, strict=True):
         np.testing.assert_allclose(coordinates_of(page, axis), of_axis, atol=1e-3)
+
+
+def test_an_embedding_is_of_what_the_head_is_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(commands, "embed", lambda *given: seen.append(given[0]) or embed(*given))
+    short = ["--points=150", "--episodes=25", "--out=x.png", "--method=tsne"]
+    assert main(["embed", "--config", str(CONFIGS / "cartpole.yaml"), *RAINBOW, *short]) == 0
+    assert "written to x.png" in capsys.readouterr().out
+    assert len(seen[0]) == 150
+    assert (seen[0] >= 0).all()  # it ends with a ReLU
+    assert len(seen[0].unique(dim=0)) > 100
+
+
+RAINBOW = ["--config", str(CONFIGS / "variants" / "rainbow.yaml")]
 
 
 def test_an_embedding_is_a_page_and_a_picture_beside_the_checkpoint(
@@ -327,6 +346,45 @@ def test_an_embedding_is_a_page_and_a_picture_beside_the_checkpoint(
         assert picture.size == (1200, 900)
 
 
+@pytest.mark.parametrize(
+    ("config", "flags"), [("cartpole", ["--data.env_id=toy/Walk-v0"]), ("taxi", [])]
+)
+def test_whole_numbers_and_short_episodes_are_embedded(config: str, flags: list[str]) -> None:
+    pytest.importorskip("plotly")
+    flags += ["--episodes=3", "--data.eval_env_kwargs.max_episode_steps=9"]
+    assert main(["embed", "--config", str(CONFIGS / f"{config}.yaml"), *flags]) == 0
+    page = Path("embedding.html").read_text()
+    assert "of 3 episodes, untrained weights" in page
+    assert all(re.fullmatch(r"\d+(, \d+)*", state["numbers"]) for state in states_of(page))
+
+
+def test_too_few_states_are_no_embedding(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--episodes=1", "--data.env_id=toy/Walk-v0", "--out=x.png"]
+    flags += ["--data.eval_env_kwargs.max_episode_steps=1"]
+    assert main(["embed", "--config", str(CONFIGS / "cartpole.yaml"), *flags]) == 2
+    assert "--episodes: too few states were visited (1); play more" in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+def test_export_looks_at_many_short_episodes(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data.env_id=toy/Walk-v0", "--format=torch_export"]
+    flags += ["--data.eval_env_kwargs.max_episode_steps=1"]
+    assert main(["export", "--config", str(CONFIGS / "cartpole.yaml"), *flags]) == 0
+    said = capsys.readouterr().out
+    assert "written to toy-Walk-v0.pt2" in said
+    assert "kB, untrained weights); on 256 visited states" in said
+
+
+def test_what_acts_is_exported_where_that_is_the_target() -> None:
+    assert main(["export", "--ckpt_path", best("cartpole_pixels"), "--format=torch_export"]) == 0
+    module = DQNModule.load_from_checkpoint("cartpole_pixels/best.ckpt", map_location="cpu")
+    obs = torch.randint(0, 256, (3, 4, 40, 90), dtype=torch.uint8)
+    values = torch.export.load("cartpole_pixels/best.pt2").module()(obs)
+    torch.testing.assert_close(values, module.q_values(obs))
+    with torch.no_grad():
+        assert not torch.allclose(values, module.online(obs).q_values, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["onnx", "torch_export", "safetensors"])
 def test_export_writes_what_acts(
     kind: exporting.Format, capsys: pytest.CaptureFixture[str]
@@ -339,9 +397,9 @@ def test_export_writes_what_acts(
     module = DQNModule.load_from_checkpoint("cartpole/best.ckpt", map_location="cpu")
     obs = torch.randn(5, 4)
     if kind == "safetensors":
-        assert json.loads(file.with_suffix(".json").read_text()) == {
+        assert json.loads(Path("cartpole/best.spaces.json").read_text()) == {
             "env_id": "CartPole-v1", "obs_shape": [4], "obs_dtype": "float32", "obs_classes": None,
-            "frame_stack": 1, "num_actions": 2,
+            "frame_stack": 1, "num_actions": 2, "first_action": 0,
         }  # fmt: skip
     elif kind == "torch_export":
         values = torch.export.load(file).module()(obs)
@@ -358,10 +416,10 @@ def test_export_writes_what_acts(
     [
         (["embed", "--points=3"], "--points: must be at least 4, got 3"),
         (["embed", "--episodes=0"], "--episodes: must be positive, got 0"),
-        (["embed", "--out=x.svg"], r"--out: must end in \.html or \.png, got x\.svg"),
-        (["embed", "--out=nowhere/x.png"], "--out: there is no folder nowhere"),
+        (["embed", "--out=x.svg"], r"--out: x\.svg must end in \.html or \.png"),
+        (["embed", "--out=nowhere/x.png"], "there is no folder nowhere"),
         (["embed", "--out=x.png", "--ckpt_path=x.ckpt"], r"--ckpt_path: there is no file x\.ckpt"),
-        (["export", "--format=torch_export", "--out=x.onnx"], r"torch_export files end in \.pt2"),
+        (["export", "--format=torch_export", "--out=x.onnx"], r"--out: x\.onnx must end in \.pt2"),
         (["export", "--format=torch_export", "--out=no/x.pt2"], "there is no folder no"),
     ],
 )

@@ -1,4 +1,6 @@
+import copy
 import json
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from dqn_lightning import exporting
 from dqn_lightning.errors import ConfigError
-from dqn_lightning.exporting import Format, check_export, export, write_spaces
+from dqn_lightning.exporting import Format, Parity, check_export, export, write_spaces
 from dqn_lightning.networks import (
     CNN,
     MLP,
@@ -51,13 +53,46 @@ def file_of(kind: Format) -> Path:
     return Path(f"network{exporting.SUFFIXES[kind]}")
 
 
-def check(network: QNetwork, obs: Tensor, kind: Format) -> None:
+def check(make: Callable[[], QNetwork], obs: Tensor, kind: Format) -> None:
+    """What was written, read by its own library, is compared with the network."""
     for package in exporting.PACKAGES[kind]:
         pytest.importorskip(package)
+    torch.manual_seed(0)
+    network, other = make(), make()
+    with torch.no_grad():
+        network.train()(obs)  # so that statistics are not those that every network starts with
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert export(network, obs, kind, file_of(kind)) <= 1e-5
+    parity = export(network, obs, kind, file_of(kind))
     assert [path.name for path in Path().iterdir()] == [file_of(kind).name]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.training
+    expected = values_of(network, obs)
+    assert parity.largest == pytest.approx(float(expected.abs().max()), rel=1e-5)
+    read = read_again(kind, other)
+    for part in (obs, obs[:1], obs[2:9]):
+        torch.testing.assert_close(read(part), values_of(network, part), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(values_of(make(), obs), expected, atol=1e-3)  # they do differ
+
+
+def values_of(network: QNetwork, obs: Tensor) -> Tensor:
+    with torch.no_grad():
+        values: Tensor = copy.deepcopy(network).eval()(obs).q_values
+    return values
+
+
+def read_again(kind: Format, other: QNetwork) -> Callable[[Tensor], Tensor]:
+    if kind == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file_of(kind))
+        return lambda obs: torch.from_numpy(session.run(None, {"obs": obs.numpy()})[0])
+    if kind == "torch_export":
+        program: Callable[[Tensor], Tensor] = torch.export.load(file_of(kind)).module()
+        return program
+    from safetensors.torch import load_file
+
+    other.load_state_dict(load_file(file_of(kind)))
+    return partial(values_of, other)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -67,27 +102,48 @@ def check(network: QNetwork, obs: Tensor, kind: Format) -> None:
 def test_every_head_is_the_same_elsewhere(
     kind: Format, head: str, dueling: bool, noisy: bool
 ) -> None:
-    torch.manual_seed(0)
-    network = QNetwork(
-        (4,), 3, TORSOS["MLP"], partial(HEADS[head], dueling=dueling),
+    make = partial(
+        QNetwork, (4,), 3, TORSOS["MLP"], partial(HEADS[head], dueling=dueling),
         noisy_sigma=0.5 if noisy else None,
     )  # fmt: skip
-    check(network, observations((4,)), kind)
+    check(make, observations((4,)), kind)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("torso", TORSOS)
 def test_every_torso_is_the_same_elsewhere(kind: Format, torso: str) -> None:
-    torch.manual_seed(0)
-    network = QNetwork(PICTURES, 3, TORSOS[torso], ValueHead)
-    network.train()  # as training leaves it
-    check(network, observations(PICTURES), kind)
+    check(partial(QNetwork, PICTURES, 3, TORSOS[torso], ValueHead), observations(PICTURES), kind)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_numbers_of_classes_are_the_same_elsewhere(kind: Format) -> None:
-    network = QNetwork((2,), 3, TORSOS["MLP"], ValueHead, obs_classes=(4, 3))
-    check(network, torch.tensor([[0, 2], [3, 1], [2, 0]]), kind)
+    make = partial(QNetwork, (2,), 3, TORSOS["MLP"], ValueHead, obs_classes=(4, 3))
+    check(make, torch.tensor([[0, 2], [3, 1], [2, 0]]), kind)
+
+
+class Choosing(nn.Module):
+    """What it computes depends on what it is given, which no exporter can follow."""
+
+    def __init__(self, obs_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(*obs_shape, 8)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        features: Tensor = self.layer(obs)
+        return features if obs.sum() > 0 else -features
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch_export"])
+def test_a_network_that_cannot_be_written_is_said(kind: Format) -> None:
+    for package in exporting.PACKAGES[kind]:
+        pytest.importorskip(package)
+    network = QNetwork((4,), 3, Choosing, ValueHead)
+    with pytest.raises(
+        ConfigError, match=rf"^--format: this network cannot be written as {kind} "
+    ) as e:
+        export(network, observations((4,)), kind, file_of(kind))
+    assert "\n" not in str(e.value)
+    assert list(Path().iterdir()) == []
 
 
 def test_an_onnx_file_acts_without_pytorch() -> None:
@@ -118,15 +174,28 @@ def test_what_differs_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(exporting._WRITERS, "torch_export", write)
     network = QNetwork((4,), 3, TORSOS["MLP"], ValueHead)
-    with pytest.raises(ConfigError, match=r"differ by 1\.0e-04, more than 1e-05; nothing was"):
+    with pytest.raises(ConfigError, match=r"up to \d\.\d+ differ by 1\.0e-04; nothing was"):
         export(network, observations((4,)), "torch_export", Path("network.pt2"))
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("difference", "largest", "holds"),
+    [
+        (0.9e-5, 0.1, True), (1.1e-5, 0.1, False), (5e-4, 64.0, True), (7e-4, 64.0, False),
+        (float("nan"), 1.0, False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_the_same(difference: float, largest: float, holds: bool) -> None:
+    assert Parity(difference, largest).holds == holds
 
 
 def test_values_that_are_not_numbers_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     network = QNetwork((4,), 3, TORSOS["MLP"], ValueHead)
     monkeypatch.setitem(
-        exporting._WRITERS, "torch_export", lambda *_: lambda obs: torch.full((20, 3), torch.nan)
+        exporting._WRITERS,
+        "torch_export",
+        lambda *_: lambda obs: torch.full((len(obs), 3), torch.nan),
     )
     with pytest.raises(ConfigError, match="differ by nan"):
         export(network, observations((4,)), "torch_export", Path("network.pt2"))
@@ -135,7 +204,7 @@ def test_values_that_are_not_numbers_are_not_written(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("kind", "file", "words"),
     [
-        ("onnx", "network.pt", r"onnx files end in \.onnx, got network\.pt"),
+        ("onnx", "network.pt", r"--out: network\.pt must end in \.onnx"),
         ("torch_export", "no/network.pt2", "there is no folder no"),
     ],
 )

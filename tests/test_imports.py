@@ -14,7 +14,7 @@ LADDER = [
     ["actor", "losses.objectives"],
     ["losses.distributional"],
     ["envs", "networks", "losses.functional", "replay"],
-    ["files", "plain"],
+    ["files", "outputs", "plain"],
     ["types", "schedules", "errors", "ranks"],
 ]
 PACKAGE = Path(__file__).parents[1] / "dqn_lightning"

@@ -16,10 +16,14 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 @pytest.mark.parametrize("block", BLOCKS, ids=["cartpole", "onnx", "own environment and network"])
 def test_the_python_examples_run(block: str, tmp_path: Path) -> None:
     if "onnxruntime" in block:
-        pytest.importorskip("onnxruntime")
-        (command,) = re.findall(r"^python (train.py export .* --out cartpole.onnx)$", README, re.M)
-        subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=True)
-        (ROOT / "cartpole.onnx").rename(tmp_path / "cartpole.onnx")
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+        (flags,) = re.findall(r"^python train.py (export .* --out cartpole.onnx)$", README, re.M)
+        (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+        command = [sys.executable, str(ROOT / "train.py"), *flags.split()]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        block += "    steps = steps + 1 if reward and 'steps' in dir() else 1\n"
+        block += "import sys\nassert steps == 500 and 'torch' not in sys.modules\n"
     shorter = block.replace("total_env_steps=20_000", "total_env_steps=5_000")
     finished = subprocess.run(
         [sys.executable, "-c", shorter], cwd=tmp_path, capture_output=True, text=True, timeout=110

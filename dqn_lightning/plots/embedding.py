@@ -1,7 +1,7 @@
 """Visited states as points in three dimensions: a page that turns, and a picture.
 
-As figure 4 of Mnih et al. 2015: points near each other are states that the network's last hidden
-layer tells little apart, coloured by what it expects of them.
+As figure 4 of Mnih et al. 2015: points near each other are states that the network's features, the
+last hidden layer before the head, tell little apart, coloured by what it expects of them.
 """
 
 import json
@@ -22,6 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from dqn_lightning.errors import ConfigError
+from dqn_lightning.outputs import check_output
+from dqn_lightning.plots.screen import flat
 
 Method: TypeAlias = Literal["pca", "tsne"]
 Colouring: TypeAlias = Literal["value", "episode", "step", "action"]
@@ -29,6 +31,8 @@ Colouring: TypeAlias = Literal["value", "episode", "step", "action"]
 _COLOURS = "rainbow"
 _EXTRA = "pip install -e '.[plots]'"
 _PERPLEXITY = 30.0
+_MOST_NUMBERS = 64
+"""Of an observation; what is more is not shown."""
 
 
 class Points(NamedTuple):
@@ -37,7 +41,7 @@ class Points(NamedTuple):
     Attributes:
         places: Where they are [P, 3].
         axes: What the three dimensions are.
-        obs: What was seen there [P, …]: of pictures [P, C, H, W] the newest, uint8.
+        obs: What was seen there [P, …]; pictures are [P, C, H, W].
         q_values: Action values [P, A].
         episode: The episode they are of [P].
         step: Environment steps since its start [P].
@@ -66,13 +70,10 @@ def check_embedding(method: Method, files: Sequence[Path]) -> None:
     """See whether these can be written, before anything is played.
 
     Raises:
-        ConfigError: If a suffix is unknown, a folder or a package missing.
+        ConfigError: If they cannot, or a package is missing.
     """
     for file in files:
-        if file.suffix not in (".html", ".png"):
-            raise ConfigError(f"--out: must end in .html or .png, got {file}")
-        if not file.parent.is_dir():
-            raise ConfigError(f"--out: there is no folder {file.parent}")
+        check_output("--out", file, (".html", ".png"))
     needs_page = any(file.suffix == ".html" for file in files)
     if needs_page and find_spec("plotly") is None:
         raise ConfigError(f"--out: pages need plotly ({_EXTRA}); .png does not")
@@ -87,9 +88,19 @@ def embed(features: Tensor, method: Method) -> tuple[NDArray[np.float64], list[s
         features: Of at least two states.
         method: `pca`: the three directions in which features vary most. `tsne`: places whose
             neighbours are those of the features (van der Maaten and Hinton 2008).
+
+    Raises:
+        ConfigError: If features are not finite; for t-SNE, if they are all the same.
     """
-    if method == "tsne":
-        return _t_sne(features), ["t-SNE 1", "t-SNE 2", "t-SNE 3"]
+    if not torch.isfinite(features).all():
+        raise ConfigError("embed: the network's features are not finite")
+    places, names = _components(features)
+    if method == "pca":
+        return places, names
+    return _t_sne(features, start=places), ["t-SNE 1", "t-SNE 2", "t-SNE 3"]
+
+
+def _components(features: Tensor) -> tuple[NDArray[np.float64], list[str]]:
     centred = features.double() - features.double().mean(0)
     _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)
     most = directions.abs().argmax(1, keepdim=True)  # a direction's sign is no matter, but one is
@@ -102,11 +113,15 @@ def embed(features: Tensor, method: Method) -> tuple[NDArray[np.float64], list[s
     return places.numpy(force=True), names + ["-"] * (3 - found)
 
 
-def _t_sne(features: Tensor) -> NDArray[np.float64]:
+def _t_sne(features: Tensor, start: NDArray[np.float64]) -> NDArray[np.float64]:
     from sklearn.manifold import TSNE
 
+    spread = start[:, 0].std()
+    if spread == 0:
+        raise ConfigError("--method: tsne finds nothing: features are the same in all states")
+    small = (1e-4 / spread * start).astype(np.float32)
     perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
-    t_sne = TSNE(3, init="pca", perplexity=perplexity, random_state=0)
+    t_sne = TSNE(3, init=small, perplexity=perplexity, random_state=0)
     places: NDArray[np.float64] = t_sne.fit_transform(features.numpy(force=True)).astype(float)
     return places
 
@@ -184,29 +199,40 @@ def _look(points: Points, name: Colouring) -> dict[str, Any]:
 
 
 def _states(points: Points) -> list[dict[str, Any]]:
-    """What the page shows of each point."""
-    is_picture = points.obs.ndim == 4 and points.obs.dtype == np.uint8
+    """What the page shows of each point: besides text its picture, or its numbers."""
+    is_picture = points.obs.ndim == 4
+    shown = map(_as_url, _as_bytes(points.obs)) if is_picture else map(_numbers, points.obs)
     return [
         {
-            "text": f"episode {episode}, step {step}, action {values.argmax()}",
-            "values": [round(float(value), 3) for value in values],
-            "picture": _as_url(obs) if is_picture else None,
-            "numbers": None if is_picture else [f"{x:.4g}" for x in obs.ravel().tolist()],
+            "text": f"episode {episode}, step {step}, action {action}",
+            "values": _numbers(values),
+            "picture" if is_picture else "numbers": obs,
         }
-        for episode, step, values, obs in zip(
-            points.episode, points.step, points.q_values, points.obs, strict=True
+        for episode, step, action, values, obs in zip(
+            points.episode, points.step, points.action, points.q_values, shown, strict=True
         )
     ]
 
 
+def _numbers(values: NDArray[Any]) -> str:
+    first = values.ravel()[:_MOST_NUMBERS].tolist()
+    texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in first]
+    return ", ".join(texts) + (f", … ({values.size:,})" if values.size > len(first) else "")
+
+
+def _as_bytes(pictures: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pictures as they are if they are uint8; others from black, the least, to white."""
+    if pictures.dtype == np.uint8:
+        return pictures
+    scale = Normalize(pictures.min(), pictures.max())
+    grey: NDArray[np.uint8] = np.rint(255 * scale(pictures).filled()).astype(np.uint8)
+    return grey
+
+
 def _as_url(picture: NDArray[np.uint8]) -> str:
-    """A picture [C, H, W] as an address that holds it; three channels are colours."""
-    if len(picture) == 3:
-        image = Image.fromarray(np.ascontiguousarray(np.moveaxis(picture, 0, -1)))
-    else:
-        image = Image.fromarray(picture.reshape(-1, picture.shape[-1]))
+    """A picture [C, H, W] as an address that holds it."""
     file = BytesIO()
-    image.save(file, "WEBP", lossless=True)
+    Image.fromarray(np.ascontiguousarray(flat(picture))).save(file, "WEBP", lossless=True)
     return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
 
 
@@ -216,6 +242,7 @@ const plot = document.getElementById("{plot_id}");
 const panel = document.createElement("div");
 panel.id = "state";
 panel.style.cssText = "position:fixed;left:16px;bottom:16px;padding:8px;max-width:40vw;" +
+  "max-height:80vh;overflow:hidden;" +
   "background:#fffd;border:1px solid #ccc;font:13px sans-serif;pointer-events:none";
 panel.textContent = "Point at a number to see its state.";
 document.body.append(panel);
@@ -226,14 +253,14 @@ function line(text) {
 }
 plot.on("plotly_hover", ({points: [{pointNumber}]}) => {
   const state = states[pointNumber];
-  const lines = [line(state.text), line("action values " + state.values.join(", "))];
+  const lines = [line(state.text), line("action values " + state.values)];
   if (state.picture) {
     const image = new Image();
     image.src = state.picture;
     image.style.cssText = "display:block;width:270px;image-rendering:pixelated";
     lines.push(image);
   } else {
-    lines.push(line("observation " + state.numbers.join(", ")));
+    lines.push(line("observation " + state.numbers));
   }
   panel.replaceChildren(...lines);
 });

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from dqn_lightning.errors import ConfigError
+from dqn_lightning.outputs import check_output, whole
 from dqn_lightning.plots.frames import Scale, draw_moment
 from dqn_lightning.types import Moment
 
@@ -79,16 +80,12 @@ def check_film(path: Path) -> None:
     Raises:
         ConfigError: If the file's suffix is unknown, its folder missing, or a package.
     """
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"--film: {path} must end in {', '.join(SUFFIXES[:-1])} or .mp4")
+    check_output("--film", path, SUFFIXES)
     if path.suffix == ".mp4" and find_spec("imageio_ffmpeg") is None:
         raise ConfigError(
             "--film: .mp4 needs a package that is not installed: pip install -e '.[video]'; "
             ".gif and .webp need none"
         )
-    if path.is_dir() or not path.parent.is_dir():
-        why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise ConfigError(f"--film: {path} cannot be written: {why}")
 
 
 def write_film(path: Path, shots: Iterable[Shot]) -> Size:
@@ -97,14 +94,9 @@ def write_film(path: Path, shots: Iterable[Shot]) -> Size:
     Raises:
         OSError: If it cannot be written.
     """
-    unfinished = path.with_name(f".tmp-{path.name}")
-    try:
-        write = _write_mp4 if path.suffix == ".mp4" else _write_animation
-        size = write(unfinished, shots)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return size
+    write = _write_mp4 if path.suffix == ".mp4" else _write_animation
+    with whole(path) as unfinished:
+        return write(unfinished, shots)
 
 
 def gif_of(path: Path) -> bytes:

@@ -27,10 +27,10 @@ def draw_screen(figure: Figure, screen: Screen) -> None:
     rendered, observation, network_input = figure.subplots(1, 3)
     _draw(rendered, "rendered picture", screen.rendered, _shape(screen.rendered))
     stored = screen.observation
-    _draw(observation, "stored observation", _flat(stored), f"{_shape(stored)}, uint8")
+    _draw(observation, "stored observation", flat(stored), f"{_shape(stored)}, uint8")
     values = screen.network_input
     span = f"{values.min():.2f} to {values.max():.2f}"
-    _draw(network_input, "network's input", _flat(_visible(values)), f"{_shape(values)}, {span}")
+    _draw(network_input, "network's input", flat(_visible(values)), f"{_shape(values)}, {span}")
 
 
 def _draw(axes: Axes, title: str, picture: Any, caption: str) -> None:
@@ -55,8 +55,8 @@ def _visible(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return visible
 
 
-def _flat(channels: NDArray[Any]) -> NDArray[Any]:
-    """Three channels are colours; any other number is drawn one below the other."""
+def flat(channels: NDArray[Any]) -> NDArray[Any]:
+    """A picture [C, H, W] to draw; three channels are colours, others one below the other."""
     if len(channels) == 3:
         return np.moveaxis(channels, 0, -1)
     return channels.reshape(-1, channels.shape[-1])

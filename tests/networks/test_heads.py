@@ -36,6 +36,15 @@ def test_streams_may_have_a_hidden_layer(head: type[nn.Module]) -> None:
     assert made(torch.randn(5, 4)).q_values.shape == (5, 3)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_features_are_what_the_head_is_given(head: type[nn.Module]) -> None:
+    network = QNetwork((2,), 3, lambda shape: MLP(shape, widths=(6, 5)), head, obs_classes=(4, 3))
+    obs = torch.tensor([[0, 2], [3, 1]])
+    features = network.features(obs)
+    assert features.shape == (2, 5)
+    torch.testing.assert_close(network.head(features).q_values, network(obs).q_values)
+
+
 def test_a_distributions_value_is_its_mean() -> None:
     head = CategoricalHead(1, 2, num_atoms=3, v_min=-1.0, v_max=3.0)
     assert head.atoms.tolist() == [-1.0, 1.0, 3.0]

@@ -1,5 +1,7 @@
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from dqn_lightning.errors import ConfigError
 from dqn_lightning.plots import embedding
 from dqn_lightning.plots.embedding import (
     Colouring,
+    Method,
     Points,
     check_embedding,
     draw_points,
@@ -18,6 +21,8 @@ from dqn_lightning.plots.embedding import (
     write_page,
 )
 from tests.pages import picture_of, states_of
+
+COLOURINGS: list[Colouring] = ["value", "episode", "step", "action"]
 
 
 def of_rank(rank: int, num_points: int = 50, width: int = 7) -> Tensor:
@@ -122,9 +127,9 @@ def test_a_page_shows_what_was_seen_and_asks_nobody() -> None:
         f"episode {episode}, step {step}, action {action}"
         for episode, step, action in zip(points.episode, points.step, points.action, strict=True)
     ]
-    assert [state["values"] for state in states] == points.q_values.tolist()
+    assert [state["values"] for state in states][:2] == ["1, 2, 3", "3, 2, 1"]
     assert [state["numbers"] for state in states] == [
-        [f"{x:.4g}" for x in obs] for obs in points.obs.tolist()
+        ", ".join(f"{x:.4g}" for x in obs) for obs in points.obs.tolist()
     ]
 
 
@@ -135,15 +140,81 @@ def test_a_page_of_pictures_holds_them(channels: int) -> None:
     obs[:, 0] = 40 * np.arange(1, 7, dtype=np.uint8)[:, None, None]
     write_page(Path("page.html"), some_points()._replace(obs=obs), "value", "pixels")
     states = states_of(Path("page.html").read_text())
-    assert [state["numbers"] for state in states] == [None] * 6
     for picture, state in zip(obs, states, strict=True):
         expected = picture[0] if channels == 1 else np.moveaxis(picture, 0, -1)
         assert np.array_equal(picture_of(state["picture"]), expected)
 
 
+def test_a_page_of_other_pictures_has_them_in_shades_of_grey() -> None:
+    pytest.importorskip("plotly")
+    obs = np.linspace(-1, 1, 6, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 9))
+    write_page(Path("page.html"), some_points()._replace(obs=obs), "value", "pixels")
+    pictures = [picture_of(s["picture"]) for s in states_of(Path("page.html").read_text())]
+    assert [picture.shape for picture in pictures] == [(4, 9)] * 6
+    assert [picture[0, 0] for picture in pictures] == [0, 51, 102, 153, 204, 255]
+
+
+@pytest.mark.parametrize(
+    ("obs", "numbers"),
+    [
+        (np.full((6, 1), 12_345), "12345"),
+        (np.full((6, 2), 0.123456), "0.1235, 0.1235"),
+        (np.zeros((6, 2_000)), ", ".join(["0"] * 64) + ", … (2,000)"),
+    ],
+)
+def test_a_page_has_numbers_to_read(obs: Any, numbers: str) -> None:
+    pytest.importorskip("plotly")
+    write_page(Path("page.html"), some_points()._replace(obs=obs), "value", "numbers")
+    assert states_of(Path("page.html").read_text())[0]["numbers"] == numbers
+
+
+def test_a_page_changes_its_colours() -> None:
+    pytest.importorskip("plotly")
+    write_page(Path("page.html"), some_points(), "step", "colours")
+    page = Path("page.html").read_text()
+    names = re.findall(r'"label":"(\w+)"', page)
+    assert names == ["value", "episode", "step", "action"]
+    bars = re.findall(r'"marker.colorbar.title.text":\["(\w+)"\]', page)
+    assert bars == names
+    numbers = [some_points().colouring(name).tolist() for name in COLOURINGS]
+    colours = [json.loads(c) for c in re.findall(r'"textfont.color":\[(\[.*?\])\]', page)]
+    for of_points, of_texts in zip(numbers, colours, strict=True):
+        by_number = dict(zip(of_points, of_texts, strict=True))
+        assert [by_number[number] for number in of_points] == of_texts  # equal ones look equal
+        assert by_number[min(of_points)] == "#8000ff"  # violet
+        assert by_number[max(of_points)] == "#ff0000"  # red
+    shown = re.search(r'"textfont":\{"color":(\[.*?\])', page)
+    assert shown is not None
+    assert json.loads(shown[1]) == colours[names.index("step")]
+    labels = re.search(r'"text":(\[.*?\]),"textposition"', page)
+    assert labels is not None
+    assert json.loads(labels[1]) == ["2", "0", "1", "0", "2", "0"]
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_features_that_are_no_numbers_are_said(method: Method) -> None:
+    with pytest.raises(ConfigError, match="features are not finite"):
+        embed(torch.full((5, 4), torch.nan), method)
+
+
+def test_t_sne_of_features_that_are_all_the_same_is_refused() -> None:
+    pytest.importorskip("sklearn")
+    with pytest.raises(ConfigError, match="--method: tsne finds nothing"):
+        embed(torch.ones(50, 4), "tsne")
+
+
+def test_t_sne_takes_two_features() -> None:
+    pytest.importorskip("sklearn")
+    places, _ = embed(of_rank(2, width=2), "tsne")
+    assert places.shape == (50, 3)
+
+
 @pytest.mark.parametrize(
     ("file", "words"),
-    [("points.svg", r"must end in \.html or \.png"), ("no/points.png", "there is no folder no")],
+    [
+        ("points.svg", r"points\.svg must end in \.html or \.png"),
+        ("no/points.png", "there is no folder no"),
+    ],
 )
 def test_files_that_cannot_be_are_refused(file: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
