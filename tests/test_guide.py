@@ -71,9 +71,13 @@ def test_the_steps_stand_in_the_tutorials_order_with_their_chinese_names() -> No
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_runs(command: str) -> None:
     arguments = re.sub(r"configs/", f"{ROOT}/configs/", command).split()
-    if arguments[0] == "fit":
-        arguments += ["--trainer.max_steps=1", "--data.learning_starts_env_steps=150"]
-        arguments += ["--data.eval_every_env_steps=null"]
     configs = ROOT / "configs"
+    short = ["--trainer.max_steps=1", "--data.learning_starts_env_steps=150"]
+    short += ["--data.eval_every_env_steps=null"]
+    if arguments[0] == "fit":
+        arguments += short
+    if run := re.search(r"--ckpt_path checkpoints/(\w+)/last\.ckpt", command):
+        pytest.importorskip("plotly")
+        assert main(["fit", "--config", str(configs / f"{run[1]}.yaml"), *short]) == 0
     defaults = {"fit": configs / "cartpole.yaml", "screen": configs / "pytorch_tutorial.yaml"}
     assert main(arguments, default_configs=defaults) == 0
