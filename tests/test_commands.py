@@ -183,6 +183,8 @@ def test_the_window_shows_the_film_in_its_time(monkeypatch: pytest.MonkeyPatch) 
 def test_a_display_that_is_not_there_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pygame = pytest.importorskip("pygame")
+    pygame.display.quit()  # it may be open: drawing environments start all of pygame
     monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
     monkeypatch.setattr(commands, "has_display", lambda: True)
     assert main(DRAWN) == 2
