@@ -1,27 +1,30 @@
-"""Errors that a user can mend."""
+"""User-facing exceptions."""
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work. The message names the flag, its value and what would be right."""
+    """An invalid setting. The message names the flag, its value, and the valid values."""
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the weights became NaN or infinite; training has stopped."""
+    """Training stopped because a loss, weight, or priority is NaN or infinite."""
 
 
 class RankLostError(RuntimeError):
-    """Another of the processes that train together is gone, so this one cannot go on."""
+    """Distributed training stopped because another rank's process has ended."""
 
 
-class EnvironmentFailure(RuntimeError):  # noqa: N818  (it is the environment that failed, not us)
-    """An environment raised; its own exception is the cause of this one."""
+class EnvironmentFailure(RuntimeError):  # noqa: N818  (`EnvironmentError` is a Python builtin)
+    """An environment raised an exception, kept as `__cause__` unless it was in a subprocess."""
 
 
-class UntraceableError(ConfigError):
-    """An engine cannot write updates down once and repeat them.
+class NotRecordableError(ConfigError):
+    """The chosen engine cannot record the update.
+
+    Args:
+        reason: Why the update cannot be recorded.
 
     Attributes:
-        reason: Why.
+        reason: Why the update cannot be recorded.
     """
 
     def __init__(self, reason: str) -> None:

@@ -1,26 +1,31 @@
-"""Schedules: a count of steps → a value.
+"""Schedules: functions from a step count to a value.
 
-They are functions of the absolute count, never of a fraction of the run, so a longer run
-continues a shorter one.
+A schedule depends on the absolute count, not on the fraction of the run that is complete, so a
+run that is extended later follows the same schedule.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from dqn_lightning.errors import ConfigError
+
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Anything that gives a value for a count of steps."""
+    """Interface for schedules: functions from a step count to a value."""
 
     def __call__(self, count: int) -> float:
-        """The value at `count` steps."""
+        """Return the value after `count` steps."""
         ...
 
 
 @dataclass(frozen=True)
 class Constant:
-    """The same value always.
+    """Constant schedule.
+
+    Args:
+        value: Value at every count.
 
     >>> Constant(0.1)(1_000)
     0.1
@@ -29,22 +34,33 @@ class Constant:
     value: float
 
     def __call__(self, count: int) -> float:
-        """The value, whatever the count."""
+        """Return the value; the count is ignored."""
         return self.value
 
 
 def as_schedule(value: float | Schedule) -> Schedule:
-    """A schedule as it is; a number as the schedule that always has it."""
+    """Convert a number to a `Constant`; return a schedule unchanged."""
     return Constant(value) if isinstance(value, (int, float)) else value
 
 
 CHECKED_COUNTS = (0, *(10**power for power in range(10)))
-"""Counts at which values are checked at start: a schedule is any function, so some must do."""
+"""Counts at which a schedule's values are validated at startup.
+
+A schedule may be any function, so its values can only be checked at a sample of counts.
+"""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A straight line from `start` to `end` over `steps`, then `end`.
+    """Linear interpolation from `start` to `end` over `steps` steps, constant afterwards.
+
+    Args:
+        start: Value at count 0.
+        end: Value from count `steps` on.
+        steps: Number of steps over which to interpolate.
+
+    Raises:
+        ConfigError: If `steps` is less than 1.
 
     >>> [Linear(1.0, 0.0, steps=10)(count) for count in (0, 5, 10, 20)]
     [1.0, 0.5, 0.0, 0.0]
@@ -55,18 +71,26 @@ class Linear:
     steps: int
 
     def __post_init__(self) -> None:
-        """Refuse a line without length."""
+        """Validate the number of steps."""
         if self.steps < 1:
-            raise ValueError(f"Linear: steps must be at least 1, got {self.steps}")
+            raise ConfigError(f"Linear: steps must be at least 1, got {self.steps}")
 
     def __call__(self, count: int) -> float:
-        """The value at `count` steps."""
+        """Return the value after `count` steps."""
         return self.start + (self.end - self.start) * min(count / self.steps, 1.0)
 
 
 @dataclass(frozen=True)
 class Exponential:
-    """Decay towards `end`: `end + (start - end) exp(-count / steps)`.
+    """Exponential decay from `start` to `end`: end + (start - end) exp(-count / steps).
+
+    Args:
+        start: Value at count 0.
+        end: Value that the schedule approaches.
+        steps: Time constant of the decay, in steps.
+
+    Raises:
+        ConfigError: If `steps` is not positive.
 
     >>> round(Exponential(0.9, 0.05, steps=200)(200), 4)
     0.3627
@@ -77,10 +101,10 @@ class Exponential:
     steps: float
 
     def __post_init__(self) -> None:
-        """Refuse a decay that would grow."""
+        """Validate the time constant."""
         if self.steps <= 0:
-            raise ValueError(f"Exponential: steps must be positive, got {self.steps}")
+            raise ConfigError(f"Exponential: steps must be positive, got {self.steps}")
 
     def __call__(self, count: int) -> float:
-        """The value at `count` steps."""
+        """Return the value after `count` steps."""
         return self.end + (self.start - self.end) * math.exp(-count / self.steps)

@@ -1,36 +1,40 @@
-"""What travels between the parts.
+"""Data types shared across the package.
 
-Letters in shape comments: B rows of a batch, N environments, A actions, S frames of a stack,
-n steps of a return, D features, K numbers for each action, R numbers of noise, … the shape of one
-observation.
+Symbols in shapes: B rows in a batch, N environments, A actions, S stacked frames,
+n steps of a return, D features, K outputs per action (atoms or quantiles), R random numbers for the
+noisy layers, … the shape of one observation.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 Observations: TypeAlias = NDArray[Any] | Tensor
-"""Observations [N, …] where the replay holds them: in numpy on the host, or on a device."""
+"""Observations [N, …]: a NumPy array on the host, or a tensor on the replay's device."""
 
-Act: TypeAlias = Callable[[Any], NDArray[np.int64]]
-"""Greedy actions [N] for `Observations`: how the network is lent to the environments."""
+Policy: TypeAlias = Callable[[Any], NDArray[np.int64]]
+"""Function from `Observations` [N, …] to greedy actions [N]."""
 
 
 class Batch(NamedTuple):
-    """Transitions drawn from the replay, everything a loss may know of them.
+    """Transitions sampled from the replay.
 
     Attributes:
         obs: Observations [B, …].
         action: Actions taken [B], int64.
-        reward: Sum of the discounted rewards of the n steps [B].
-        discount: Factor of the value of `next_obs` [B]: gamma to the number of steps, 0 beyond a
-            terminal state. Termination, truncation and n-step tails are all spent in it.
-        next_obs: Observations after those steps [B, …].
-        weight: Weight of each row's loss [B]; 1 where rows were drawn uniformly.
-        row: Number of the row since the start of the run [B], int64; never wraps.
+        reward: Discounted sums [B] of the rewards over n steps.
+        discount: Factors [B] by which the values of `next_obs` are multiplied: gamma to the power
+            of the number of steps, or 0 after a terminal state. They already account for
+            termination, truncation and shortened n-step returns.
+        next_obs: Observations [B, …] after the n steps.
+        weight: Importance weights [B] by which losses are multiplied; 1 with uniform sampling.
+        row: Row numbers [B] in the replay, int64, counted from the start of the run without
+            wrapping around.
     """
 
     obs: Tensor
@@ -41,20 +45,31 @@ class Batch(NamedTuple):
     weight: Tensor
     row: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device, copied if necessary; copies to a GPU are asynchronous."""
+        if self.obs.device == device:
+            return self
+        tensors = [tensor.pin_memory() for tensor in self] if device.type == "cuda" else self
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
 
 class QValues(NamedTuple):
-    """Output of a head: action values [B, A]."""
+    """Output of `ValueHead`.
+
+    Attributes:
+        q_values: Action values [B, A].
+    """
 
     q_values: Tensor
 
 
 class Categorical(NamedTuple):
-    """Output of a head: for each action, probabilities of K returns.
+    """Output of `CategoricalHead`: a categorical distribution of the return for each action.
 
     Attributes:
-        q_values: Action values [B, A], the means.
-        logits: Logarithms of the probabilities, but for a constant [B, A, K].
-        atoms: The returns [K], in equal steps.
+        q_values: Action values [B, A], the means of the distributions.
+        logits: Logits [B, A, K] of the K atoms.
+        atoms: Evenly spaced returns [K], ascending.
     """
 
     q_values: Tensor
@@ -63,73 +78,74 @@ class Categorical(NamedTuple):
 
 
 class Quantiles(NamedTuple):
-    """Output of a head: for each action, K quantiles of the return.
+    """Output of a quantile head: K quantiles of the return for each action.
 
     Attributes:
-        q_values: Action values [B, A], the means over quantiles.
-        quantiles: The quantiles [B, A, K].
-        fractions: The share of returns that lies below each, [K] or [B, K].
+        q_values: Action values [B, A], the means over the quantiles.
+        quantiles: Quantiles [B, A, K] of the return.
+        taus: Probabilities of the quantiles, [K] if shared by all rows, else [B, K].
     """
 
     q_values: Tensor
     quantiles: Tensor
-    fractions: Tensor
+    taus: Tensor
 
 
-class Draw(NamedTuple):
-    """What is random in one pass through a network; None for what the network has not.
-
-    Attributes:
-        noise: Of all noisy layers [B, R], or the same for all rows [1, R].
-        fractions: At which a head gives quantiles [B, K].
-    """
-
-    noise: Tensor | None = None
-    fractions: Tensor | None = None
-
-
-class Draws(NamedTuple):
-    """What is random in an update: of each pass through a network its own, or None.
+class PassNoise(NamedTuple):
+    """Random inputs of one forward pass; a field is None if it is unused.
 
     Attributes:
-        online: For the values of the batch's observations.
-        selector: For the choice of the best next action.
-        target: For what the target network says.
+        layer_noise: Noise [B, R] for all noisy layers, or [1, R] if shared by all rows.
+        taus: Probabilities [B, K] of the quantiles that an IQN head computes.
     """
 
-    online: Draw | None = None
-    selector: Draw | None = None
-    target: Draw | None = None
+    layer_noise: Tensor | None = None
+    taus: Tensor | None = None
+
+
+class UpdateNoise(NamedTuple):
+    """Random inputs of one update, by forward pass; None for a pass without random inputs.
+
+    Attributes:
+        online: Random inputs for the online network's pass on `obs`.
+        selector: Random inputs for the online network's pass on `next_obs`, which selects the next
+            action.
+        target: Random inputs for the target network.
+    """
+
+    online: PassNoise | None = None
+    selector: PassNoise | None = None
+    target: PassNoise | None = None
 
 
 class Episode(NamedTuple):
     """A finished episode.
 
     Attributes:
-        env: Number of the environment that played it.
-        duration: Environment steps it took.
-        episode_return: Undiscounted sum of its rewards.
-        env_steps: Environment steps of the whole run when it ended.
+        env: Index of the environment.
+        length: Number of environment steps in the episode.
+        episode_return: Undiscounted sum of the rewards.
+        env_steps: Environment steps of the whole run at the end of the episode.
     """
 
     env: int
-    duration: int
+    length: int
     episode_return: float
     env_steps: int
 
 
-class Moment(NamedTuple):
-    """One moment of an episode that is played with action values.
+class PlayedStep(NamedTuple):
+    """One step of an episode that is shown on a screen or in a video.
 
     Attributes:
-        picture: What the environment draws [H, W, 3], uint8.
-        q_values: Action values of the observation [A].
-        action: The action taken now; None where the episode is over.
-        step: Environment steps since the episode's start.
-        episode_return: Undiscounted sum of its rewards so far.
+        image: Rendered image [H, W, 3], uint8.
+        q_values: Action values [A] for the observation.
+        action: Action taken at this step; None after the last step.
+        step: Environment steps since the start of the episode.
+        episode_return: Undiscounted sum of the rewards so far.
     """
 
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     q_values: NDArray[np.float32]
     action: int | None
     step: int
@@ -137,12 +153,65 @@ class Moment(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """Where a run stands: environment steps, finished episodes of this rank, gradient steps.
+    """Counters at one point of a run, as passed to the functions in `DQNModule.after_update`.
 
-    Between updates, environment steps are the count at which the update was due, which is the same
-    on all ranks.
+    Attributes:
+        env_steps: Environment steps of the run, over all ranks. After an update, this is the step
+            at which the update was due, which is the same on all ranks.
+        episodes: Episodes finished on this rank.
+        grad_steps: Gradient steps.
     """
 
     env_steps: int
     episodes: int
     grad_steps: int
+
+
+@dataclass
+class RunProgress:
+    """Progress of a run.
+
+    The datamodule owns it and shares it with the collector, the dataset and the module.
+
+    Attributes:
+        env_steps: Environment steps of the run, over all ranks; steps in which an environment only
+            resets itself do not count. Each rank computes the product of its own count and the
+            number of ranks, which needs no communication.
+        episodes: Episodes finished on this rank.
+        episodes_before_step: Value of `episodes` before the newest step of the vector environment.
+        grad_steps: Gradient steps, equal to Lightning's `global_step`.
+        rollout_end: Value of `env_steps` at the end of the last complete rollout.
+        next_update: Index of the next update, counted from 0; see `TrainingSchedule.update_due_at`.
+        evaluation_pending: Whether an evaluation was due at `rollout_end` and is incomplete.
+        notified_env_steps: Environment step for which the next update was due when the functions in
+            `DQNModule.after_update` were last called.
+        update_times: Value of `TrainingSchedule.update_times` for the schedule to which
+            `next_update` refers; empty until training starts.
+    """
+
+    env_steps: int = 0
+    episodes: int = 0
+    episodes_before_step: int = 0
+    grad_steps: int = 0
+    rollout_end: int = 0
+    next_update: int = 0
+    evaluation_pending: bool = False
+    notified_env_steps: int = 0
+    update_times: list[int] = field(default_factory=list)
+
+    @property
+    def clock(self) -> Clock:
+        """Current numbers of environment steps, episodes and gradient steps."""
+        return Clock(self.env_steps, self.episodes, self.grad_steps)
+
+    def clock_before(self, update_due_at: int) -> Clock:
+        """Return the clock just before an update that is due at the given environment step."""
+        return Clock(update_due_at - 1, self.episodes_before_step, self.grad_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all attributes as a dictionary."""
+        return {**vars(self), "update_times": list(self.update_times)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore all attributes in place."""
+        vars(self).update(state, update_times=list(state["update_times"]))

@@ -1,0 +1,130 @@
+"""Collective operations between ranks, the processes that train together.
+
+All ranks must call a collective at the same point of the run. In a single process, a collective
+returns its input or leaves it unchanged.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Return whether more than one rank is training."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    """Return the number of ranks."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    """Return the rank of this process, starting at 0."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def rank_seed(seed: int) -> int:
+    """Return the seed for this rank: `seed` on rank 0, a seed derived from it on other ranks."""
+    if rank() == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, rank()]).generate_state(1)[0])
+
+
+def all_reduce_mean(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the mean of each tensor over all ranks, computed with a single collective.
+
+    Args:
+        tensors: Tensors on one device, with the same shapes and in the same order on all ranks.
+    """
+    if not is_distributed():
+        return list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    all_reduce_mean_(flat)
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
+
+
+def all_reduce_mean_(tensor: Tensor) -> None:
+    """Average a tensor over all ranks, in place."""
+    if is_distributed():
+        dist.all_reduce(tensor)
+        tensor /= world_size()
+
+
+def all_reduce_sum(*values: int) -> list[int]:
+    """Return the sum of each integer over all ranks."""
+    if not is_distributed():
+        return list(values)
+    sums = torch.tensor(values, device=_device())
+    dist.all_reduce(sums)
+    return list(map(int, sums))
+
+
+def all_reduce_max(value: int) -> int:
+    """Return the maximum of an integer over all ranks."""
+    if not is_distributed():
+        return int(value)
+    maximum = torch.tensor(int(value), device=_device())
+    dist.all_reduce(maximum, dist.ReduceOp.MAX)
+    return int(maximum)
+
+
+def all_reduce_min(value: float) -> float:
+    """Return the minimum of a number over all ranks."""
+    if not is_distributed():
+        return float(value)
+    minimum = torch.tensor(float(value), dtype=torch.float64, device=_device())
+    dist.all_reduce(minimum, dist.ReduceOp.MIN)
+    return float(minimum)
+
+
+def broadcast_value(value: int) -> int:
+    """Return the value passed on rank 0."""
+    if not is_distributed():
+        return int(value)
+    shared = torch.tensor(int(value), device=_device())
+    dist.broadcast(shared, 0)
+    return int(shared)
+
+
+def all_gather(value: Any) -> list[Any]:
+    """Return the values passed on all ranks, ordered by rank.
+
+    Args:
+        value: A number, string, None, or a list, tuple or dictionary of these.
+    """
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
+    """Overwrite the tensors on all other ranks with those of rank 0."""
+    if is_distributed():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+@contextmanager
+def values_of_rank_zero(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Use rank 0's values of the tensors within the block, then restore each rank's own values."""
+    tensors = list(tensors) if is_distributed() else []
+    own_values = [tensor.clone() for tensor in tensors]
+    broadcast_tensors(tensors)
+    yield
+    for tensor, value in zip(tensors, own_values, strict=True):
+        tensor.copy_(value)
+
+
+def _device() -> torch.device:
+    """Return the device that the backend's collectives require."""
+    on_gpu = dist.get_backend() == dist.Backend.NCCL
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")

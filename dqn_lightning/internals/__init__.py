@@ -1,0 +1,1 @@
+"""Access to private APIs of other libraries, with one module per library."""

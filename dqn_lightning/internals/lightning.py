@@ -1,0 +1,384 @@
+"""Access to Lightning features without a public API, and a LightningCLI for custom commands.
+
+Checked against Lightning 2.5.0 and 2.6.6. If one of the private attributes is removed,
+`tests/internals/test_lightning.py` fails with a message that names the attribute and the feature
+that depends on it.
+"""
+
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.nn.parallel import DistributedDataParallel
+
+from dqn_lightning.errors import ConfigError
+
+NO_16_MIXED = (
+    "trainer.precision: 16-mixed needs a gradient scaler, which updates inside a rollout bypass; "
+    "use bf16-mixed"
+)
+
+IGNORED_WARNINGS = (
+    ".*has `__len__` defined.*",  # see `ReplayDataset`
+    ".*your dataloader is not resumable.*",  # FullState saves the state of the dataset
+    r".*`self.log\('(eval|test)/.*sync_dist=True.*",  # all ranks log the same gathered values
+)
+"""Patterns that match Lightning's warnings about behavior that is intended here."""
+
+UNREACHABLE_HOOKS = {
+    "backward": "the objective or `DQNModule.grad_transforms`",
+    "clip_gradients": "the GradientClamp callback",
+    "configure_gradient_clipping": "the GradientClamp callback",
+    "lr_scheduler_step": "`model.lr_scheduler`, which is stepped after every update",
+    "on_after_backward": "`DQNModule.grad_transforms`",
+    "on_before_backward": "`DQNModule.grad_transforms`",
+    "on_before_optimizer_step": "`DQNModule.grad_transforms`",
+    "on_before_zero_grad": "`DQNModule.after_update`",
+    "optimizer_step": "`DQNModule.after_update`, or a custom optimizer",
+    "optimizer_zero_grad": "`DQNModule.after_update`",
+}
+"""Hooks that Lightning never calls in this project, and what to use instead.
+
+Updates run inside a rollout, with an optimizer that Lightning does not wrap.
+"""
+
+
+@contextmanager
+def ignored_warnings(patterns: Iterable[str]) -> Iterator[None]:
+    """Ignore warnings that match any of the patterns within a `with` block."""
+    with warnings.catch_warnings():
+        for pattern in patterns:
+            warnings.filterwarnings("ignore", pattern)
+        yield
+
+
+def unreachable_hooks(owner: Any, base: type) -> dict[str, str]:
+    """Return the overridden hooks that Lightning never calls, mapped to what to use instead.
+
+    Args:
+        owner: Module or callback to check.
+        base: Class whose own hooks do not count as overridden.
+    """
+    return {
+        name: instead
+        for name, instead in UNREACHABLE_HOOKS.items()
+        if hasattr(base, name) and _overrides(owner, base, name)
+    }
+
+
+def _overrides(owner: Any, base: type, name: str) -> bool:
+    """Return whether an object overrides a method of `base`, in its class or as an attribute.
+
+    LambdaCallback, for example, sets hooks as attributes of the object.
+    """
+    return name in vars(owner) or getattr(type(owner), name) is not getattr(base, name)
+
+
+def start_new_run(trainer: Trainer) -> None:
+    """Reset the step and epoch counts of a trainer that has already run `fit`.
+
+    Otherwise, Lightning would continue counting, and would skip the second fit if the first fit had
+    reached `max_steps` or `max_epochs`.
+    """
+    set_global_step(trainer, 0)
+    trainer.fit_loop.epoch_progress.reset()
+
+
+def set_global_step(trainer: Trainer, grad_steps: int) -> None:
+    """Set `trainer.global_step`; Lightning counts only calls to its own optimizer wrapper."""
+    progress: Any = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    progress.total.ready = progress.total.completed = grad_steps
+
+
+def grad_step_counter(trainer: Trainer) -> Callable[[], None]:
+    """Return a function that increments `trainer.global_step` by one."""
+    progress: Any = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+
+    def count() -> None:
+        progress.increment_ready()
+        progress.increment_completed()
+
+    return count
+
+
+def set_logging_step(trainer: Trainer, env_steps: int) -> None:
+    """Set the step at which Lightning and its callbacks, such as LearningRateMonitor, log values.
+
+    The private counter is 2 less than this step: Lightning counts from 0 and adds 1 after a batch.
+    """
+    trainer.fit_loop.epoch_loop._batches_that_stepped = env_steps - 2
+
+
+def evaluate_between_batches(trainer: Trainer) -> None:
+    """Allow Lightning to validate after any batch, not only at the end of an epoch.
+
+    `evaluate_after_this_batch` selects the batches. If Lightning validated only at the end of an
+    epoch, callbacks such as EarlyStopping could not act during the epoch.
+    """
+    trainer.check_val_every_n_epoch = None
+    trainer.val_check_interval = 1
+    if hasattr(trainer, "_val_check_time_interval"):  # since Lightning 2.6
+        trainer._val_check_time_interval = None
+
+
+def evaluate_after_this_batch(trainer: Trainer, due: bool) -> None:
+    """Make Lightning run a validation after the current batch if and only if `due` is true."""
+    trainer.val_check_batch = 1 if due else float("inf")
+
+
+def is_fitting(module: LightningModule) -> bool:
+    """Return whether the module is attached to a trainer that is running `fit`.
+
+    The public `module.trainer` raises an exception if the module has no trainer.
+    """
+    trainer = module._trainer
+    return trainer is not None and trainer.state.fn == TrainerFn.FITTING
+
+
+def keep_buffers_per_rank(trainer: Trainer) -> None:
+    """Prevent DistributedDataParallel from copying rank 0's buffers to all other ranks."""
+    wrapped = trainer.strategy.model
+    if isinstance(wrapped, DistributedDataParallel):
+        wrapped.broadcast_buffers = False
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Check that the trainer's settings are compatible with updates inside a rollout.
+
+    Raises:
+        ConfigError: If a setting is not compatible.
+    """
+    if trainer.precision == "16-mixed":
+        raise ConfigError(NO_16_MIXED)
+    if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
+        raise ConfigError(
+            f"trainer.strategy: {type(trainer.strategy).__name__} splits a network or its batch, "
+            "which rollouts do not support; use ddp"
+        )
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if on_cpu and getattr(trainer.strategy, "_layer_sync", None):
+        raise ConfigError("trainer.sync_batchnorm: PyTorch supports it on GPUs only")
+
+
+def check_hooks(module: LightningModule, base: type) -> None:
+    """Check that a module and its trainer's callbacks override only hooks that Lightning calls.
+
+    Args:
+        module: Module to check, attached to its trainer.
+        base: Class whose own hooks do not count as overridden.
+
+    Raises:
+        ConfigError: If the module overrides a hook that Lightning never calls here. For a callback,
+            a warning is issued instead, because it may also be intended for other modules.
+    """
+    for hook, instead in unreachable_hooks(module, base).items():
+        raise ConfigError(_never_called(module, hook, instead))
+    for callback in module.trainer.callbacks:  # type: ignore[attr-defined]  # untyped there
+        for hook, instead in unreachable_hooks(callback, Callback).items():
+            rank_zero_warn(_never_called(callback, hook, instead))
+
+
+def _never_called(owner: Any, hook: str, instead: str) -> str:
+    name = type(owner).__name__
+    return f"{name}.{hook} is never called, because updates run inside a rollout; use {instead}"
+
+
+class PreloadedCheckpointIO(TorchCheckpointIO):
+    """Checkpoint plugin that avoids reading a checkpoint file a second time.
+
+    Args:
+        path: Path of the preloaded checkpoint.
+        content: Content of the preloaded checkpoint.
+    """
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        super().__init__()
+        self._path = path
+        self._content = content
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the preloaded checkpoint if `path` refers to it; otherwise load the file."""
+        if Path(path) == self._path:
+            return self._content
+        content: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
+        return content
+
+
+_NO_CONFIG_FILE = re.compile(r"""Parser key "(.*)":\s*Unable to load config ['"](.*)['"]""")
+
+
+class _Parser(LightningArgumentParser):
+    """Parser that raises an error instead of printing its usage, which exceeds 100 lines."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a `ConfigError` with a message that explains how to correct the arguments.
+
+        Nested parsers, which parse `init_args`, raise the original error instead; the outermost
+        parser includes it in its own message.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        if no_file := _NO_CONFIG_FILE.match(message):
+            flag, value = no_file.groups()
+            raise ConfigError(
+                f"--{flag}: there is no file {value}; set single settings by flags, --{flag}.NAME"
+            ) from ex
+        if unknown := re.match("unrecognized arguments: (--[^ =]+)", message):
+            similar = get_close_matches(unknown[1], parser._option_string_actions, n=1)
+            message += "".join(f"; did you mean {flag}?" for flag in similar)
+        message = re.sub(r'Parser key "([^"]*)":\s*', r"\1: ", message)
+        raise ConfigError(f"{message}; see {parser.prog.replace(' [options]', '')} --help") from ex
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI whose commands are functions instead of Trainer methods.
+
+    Each function takes the CommandLine as its first argument, `cli`; its other arguments are
+    available as flags. Invalid arguments raise a `ConfigError`; other errors raised by constructors
+    propagate unchanged.
+
+    Args:
+        commands: Function for each command, by command name. The first line of a function's
+            docstring is the command's help.
+        **kwargs: Keyword arguments for LightningCLI.
+    """
+
+    def __init__(self, commands: Mapping[str, Callable[..., None]], **kwargs: Any) -> None:
+        self.commands = commands
+        super().__init__(parser_class=_Parser, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
+        """Return a dictionary from command names to empty sets, as LightningCLI requires."""
+        return {name: set() for name in self.commands}
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
+        group = parser.add_subcommands()
+        for name, function in self.commands.items():
+            summary = (function.__doc__ or "").partition("\n")[0]
+            subparser = self.init_parser(description=summary, **kwargs.get(name, {}))
+            self._add_arguments(subparser)
+            added = subparser.add_function_arguments(function, skip={"cli"})
+            self._subcommand_method_arguments[name] = added
+            self._subcommand_parsers[name] = subparser
+            group.add_subcommand(name, subparser, help=summary)
+
+    def instantiate_classes(self) -> None:
+        """Instantiate the classes of all settings.
+
+        If a constructor raises an error, jsonargparse would report all types that the setting may
+        have. This method raises the original error instead.
+
+        Raises:
+            ConfigError: If a setting is invalid or has the wrong type.
+        """
+        failures: list[Exception] = []
+
+        def instantiate(class_type: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            try:
+                return class_type(*args, **kwargs)
+            except ConfigError as error:
+                failures.append(self._with_flag(error, class_type, kwargs))
+                raise
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        self.parser.add_instantiator(instantiate, object)
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if not _is_raised_by("jsonargparse", error):
+                raise
+            raise (failures[-1] if failures else ConfigError(str(error))) from None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Create the trainer.
+
+        Raises:
+            ConfigError: If the trainer rejects a setting.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"trainer: {error}") from error
+
+    def _with_flag(
+        self, error: ConfigError, class_type: Callable[..., Any], arguments: dict[str, Any]
+    ) -> ConfigError:
+        """Return the error with the flag of the class that raised it prefixed to its message.
+
+        A message that already contains the flag is not changed.
+
+        Args:
+            error: Error raised by a constructor.
+            class_type: Class whose constructor raised the error.
+            arguments: Arguments of the constructor.
+        """
+        for key, value in self.config[self.subcommand].items(branches=True):
+            if not isinstance(value, Namespace) or "class_path" not in value:
+                continue
+            name = value.class_path.rpartition(".")[2]
+            init_args = value.get("init_args")
+            same_arguments = (vars(init_args) if init_args else {}) == arguments
+            if name == getattr(class_type, "__name__", None) and same_arguments:
+                is_named = key.partition(".")[0] in str(error)
+                return error if is_named else ConfigError(f"{key}: {error}")
+        return error
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: flags and config take precedence over the saved hyperparameters."""
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise ConfigError(f"seed_everything: {error}") from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        names = self._subcommand_method_arguments[subcommand]
+        flags = {name: self.setting(name) for name in names}
+        self.commands[subcommand](self, **flags)
+
+    def setting(self, name: str) -> Any:
+        """Return a parsed setting of the current command, such as `trainer` or `ckpt_path`."""
+        return self._get(self.config, name)
+
+    def instance(self, name: str) -> Any:
+        """Return a setting of the current command after its classes were instantiated."""
+        return self._get(self.config_init, name)
+
+    def dump_settings(self, **changes: Any) -> str:
+        """Return all settings as YAML, except the flags defined by the command's function.
+
+        Args:
+            **changes: Settings to replace, by flag name.
+        """
+        name = str(self.subcommand)
+        config = self.config[name].clone()
+        for flag in ("config", *self._subcommand_method_arguments[name]):
+            config.pop(flag, None)
+        for flag, value in changes.items():
+            config[flag] = value
+        text: str = self._parser(name).dump(config, skip_none=False)
+        return text
+
+
+def _is_raised_by(package: str, error: Exception) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).startswith(f"{package}.")
