@@ -1,0 +1,1 @@
+"""Checkpointing: atomic file writes, serialization, and saving and restoring a run's state."""

@@ -1,0 +1,247 @@
+"""Store the state of a run beside its checkpoints, and delete files that are no longer needed.
+
+A run directory contains checkpoints (`*.ckpt`) and a directory `state/rank-N/` for each rank. A
+checkpoint refers to one state file per rank. A state file refers to pieces, which are files with
+consecutive rows of the replay. Complete rows never change, so a piece of complete rows is written
+only once and shared by later checkpoints. The time to save therefore depends only on the number of
+new rows.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from dqn_lightning import distributed
+from dqn_lightning.checkpointing import files
+from dqn_lightning.errors import ConfigError
+
+REFERENCE_KEY = "full_state"
+"""Key under which a checkpoint contains the names of its state files."""
+
+PIECE_BYTES = 2 * 2**20
+"""Target size of a complete piece of the replay, in bytes."""
+
+_NUMBERED_PREFIX = "env_steps-"
+
+
+class Piece(NamedTuple):
+    """A file with consecutive rows of the replay.
+
+    Attributes:
+        start: Index of the first vector step in the file.
+        stop: Index of the last vector step in the file, plus 1.
+        name: File name.
+    """
+
+    start: int
+    stop: int
+    name: str
+
+
+class SavedState:
+    """State saved by one rank; the constructor checks all files for damage.
+
+    Args:
+        run_directory: Run directory that contains the checkpoint.
+        rank: Rank that saved the state.
+        name: Name of the state file.
+        source: Flag or file that refers to the state file, for error messages.
+
+    Attributes:
+        run_directory: Run directory that contains the checkpoint.
+        content: Content of the state file.
+        pieces: Files with the rows of the replay, oldest first.
+
+    Raises:
+        ConfigError: If a file is missing, corrupt or truncated.
+    """
+
+    def __init__(self, run_directory: Path, rank: int, name: str, source: str) -> None:
+        self.run_directory = run_directory
+        self._directory = state_directory(run_directory, rank)
+        self._source = source
+        self.content: dict[str, Any] = files.load_with_digest(self._directory / name, source)
+        self.pieces = [Piece(*piece) for piece in self.content["pieces"]]
+        for piece in self.pieces:
+            files.check_digest(self._directory / piece.name, source)
+
+    def read(self, piece: Piece) -> dict[str, Tensor]:
+        """Return the rows of a piece, as columns [T, N, …]."""
+        rows: dict[str, Tensor] = files.read(self._directory / piece.name, self._source)
+        return rows
+
+    def rows(self) -> Iterator[tuple[range, dict[str, Tensor]]]:
+        """Yield each piece's range of vector-step numbers and its columns [T, N, …]."""
+        for piece in self.pieces:
+            yield range(piece.start, piece.stop), self.read(piece)
+
+
+class RankStore:
+    """Storage for this rank's state files in a run directory.
+
+    Args:
+        run_directory: Directory of the run.
+    """
+
+    def __init__(self, run_directory: Path) -> None:
+        self._run_directory = run_directory
+        self._directory = state_directory(run_directory, distributed.rank())
+        # Pieces that later checkpoints share, by the multiple of `_steps_per_piece` they start at;
+        # the first piece of a full replay may begin after that.
+        self._complete_pieces: dict[int, Piece] = {}
+        self._newest_files: set[str] = set()  # state file and pieces of the last `write`
+        # Modification time of each checkpoint, and the files of a rank that it refers to.
+        self._references: dict[tuple[Path, int], tuple[int, set[str]]] = {}
+
+    def share_pieces(self, saved: SavedState, replay: Any) -> None:
+        """Reuse a restored state's complete pieces in later checkpoints in this run directory.
+
+        A state that was restored from another run directory is ignored.
+
+        Args:
+            saved: State that was restored.
+            replay: Replay that contains the restored rows.
+        """
+        if not saved.run_directory.samefile(self._run_directory):
+            return
+        steps, pending = _steps_per_piece(replay), saved.pieces[-1].stop - 1
+        self._complete_pieces = {
+            piece.stop - steps: piece
+            for piece in saved.pieces
+            if piece.stop % steps == 0
+            and piece.stop < pending
+            and piece.start <= max(piece.stop - steps, saved.pieces[0].start)
+        }
+
+    def write(self, state: dict[str, Any], replay: Any, env_steps: int) -> str:
+        """Write this rank's state and the new rows of its replay.
+
+        Args:
+            state: State of this rank, excluding the rows of its replay.
+            replay: Replay of this rank, with attributes `times`, `read` and `step_bytes`.
+            env_steps: Number of environment steps so far; the file name starts with it.
+
+        Returns:
+            Name of the state file.
+        """
+        files.make_directory(self._directory)
+        pieces = list(self._write_rows(replay))
+        content = {**state, "pieces": [list(piece) for piece in pieces]}
+        name = files.save_with_digest(content, self._directory, str(env_steps))
+        self._newest_files = {name, *(piece.name for piece in pieces)}
+        return name
+
+    def _write_rows(self, replay: Any) -> Iterator[Piece]:
+        times, steps = replay.times, _steps_per_piece(replay)
+        first = times.start // steps * steps
+        self._complete_pieces = {t: p for t, p in self._complete_pieces.items() if t >= first}
+        for start in range(first, times.stop, steps):
+            if start in self._complete_pieces:
+                yield self._complete_pieces[start]
+                continue
+            stored = range(max(start, times.start), min(start + steps, times.stop))
+            prefix = f"rows-{stored.start}-{stored.stop}"
+            name = files.save_with_digest(replay.read(stored), self._directory, prefix)
+            piece = Piece(stored.start, stored.stop, name)
+            # The newest complete row may still be truncated; older rows cannot change.
+            if stored.stop < times.stop - 1:
+                self._complete_pieces[start] = piece
+            yield piece
+
+    def remove_unfinished(self) -> None:
+        """Delete temporary files left behind by a killed process."""
+        files.remove_unfinished(self._directory, "*")
+        if distributed.rank() == 0:
+            for pattern in ("*.ckpt", "metrics.csv", "timing.csv"):
+                files.remove_unfinished(self._run_directory, pattern)
+
+    def remove_unused(self, newest: Iterable[Path]) -> None:
+        """Delete state files that no checkpoint in the run directory refers to.
+
+        Args:
+            newest: Checkpoint files that refer to the most recently written state.
+        """
+        own_rank = distributed.rank()
+        self._references = {k: v for k, v in self._references.items() if k[0].exists()}
+        for path in newest:
+            self._references[path, own_rank] = path.stat().st_mtime_ns, self._newest_files
+        # This rank also deletes files of ranks that this run does not have.
+        for rank in itertools.count(own_rank, distributed.world_size()):
+            if not state_directory(self._run_directory, rank).is_dir():
+                return
+            self._remove_unused_of(rank)
+
+    def _remove_unused_of(self, rank: int) -> None:
+        directory, used = state_directory(self._run_directory, rank), set[str]()
+        for path in self._run_directory.glob("[!.]*.ckpt"):  # not temporary files
+            try:
+                used |= self._files_used_by(path, rank)
+            except ConfigError:  # a damaged checkpoint may refer to any file
+                return
+        for path in directory.glob("*.pt"):
+            if path.name not in used:
+                path.unlink()
+        if not any(directory.iterdir()):
+            directory.rmdir()
+
+    def _files_used_by(self, path: Path, rank: int) -> set[str]:
+        written = path.stat().st_mtime_ns
+        if self._references.get((path, rank), (0,))[0] != written:
+            names = _read_references(path, self._run_directory, rank)
+            self._references[path, rank] = written, names
+        return self._references[path, rank][1]
+
+
+def state_directory(run_directory: Path, rank: int) -> Path:
+    """Return the directory for the state files of a rank."""
+    return run_directory / "state" / f"rank-{rank}"
+
+
+def numbered_checkpoint(run_directory: Path, env_steps: int) -> Path:
+    """Return the path of the checkpoint whose name contains this number of environment steps."""
+    return run_directory / f"{_NUMBERED_PREFIX}{env_steps}.ckpt"
+
+
+def keep_newest(last: Path, env_steps: int, keep_last: int) -> None:
+    """Link the last checkpoint to a numbered name, and delete old numbered checkpoints.
+
+    A numbered name contains the number of environment steps, such as `env_steps-1000.ckpt`.
+
+    If the run resumed from an earlier checkpoint, numbered checkpoints with more environment steps
+    belong to the abandoned continuation, and are deleted too.
+
+    Args:
+        last: Path of the last checkpoint.
+        env_steps: Number of environment steps at which the last checkpoint was saved.
+        keep_last: Number of numbered checkpoints to keep.
+    """
+    files.link(last, numbered_checkpoint(last.parent, env_steps).name)
+    by_env_steps = {
+        int(path.stem.removeprefix(_NUMBERED_PREFIX)): path
+        for path in last.parent.glob(f"{_NUMBERED_PREFIX}[0-9]*.ckpt")
+    }
+    kept = sorted(steps for steps in by_env_steps if steps <= env_steps)[-keep_last:]
+    for steps in by_env_steps.keys() - set(kept):
+        by_env_steps[steps].unlink()
+
+
+def _steps_per_piece(replay: Any) -> int:
+    """Return the number of vector steps in a complete piece (file) of the saved replay."""
+    step_bytes: int = replay.step_bytes
+    return max(1, PIECE_BYTES // step_bytes)
+
+
+def _read_references(path: Path, run_directory: Path, rank: int) -> set[str]:
+    """Return the names of the state file and the pieces that a checkpoint uses for a rank."""
+    reference = files.load(path, "checkpoint").get(REFERENCE_KEY)
+    by_rank = [] if reference is None else reference["files"]
+    if rank >= len(by_rank):
+        return set()
+    state_file = state_directory(run_directory, rank) / by_rank[rank]
+    if not state_file.exists():
+        return set()
+    pieces = files.load_with_digest(state_file, path.name)["pieces"]
+    return {state_file.name, *(Piece(*piece).name for piece in pieces)}
