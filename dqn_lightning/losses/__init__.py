@@ -1,4 +1,4 @@
-"""Losses: pure formulas, and the objectives that apply them to networks and batches."""
+"""Losses: pure formulas, and objectives that apply them to networks and batches."""
 
 from dqn_lightning.losses.objectives import (
     C51,

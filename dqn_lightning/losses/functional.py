@@ -1,8 +1,9 @@
-"""The formulas: pure functions of tensors, and those for a loss give one value per row.
+"""Formulas for Q-learning as pure functions; loss formulas return one value per row.
 
-Names carry time: `q_tm1` are the values at the row's observation, `q_t` those at the next one.
-Every function of several tensors checks ranks, because [B] against [B, 1] broadcasts to [B, B]
-without a word. Those for distributions of returns are in `distributional`.
+Names follow rlax: the suffix `_tm1` denotes time t - 1 (observation and action), and `_t` denotes
+time t (reward and next observation). The functions check the ranks of their tensors, because [B]
+and [B, 1] silently broadcast to [B, B]. Formulas for distributions of returns are in
+`distributional`.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 def check_ranks(rank: int, **tensors: Tensor) -> None:
-    """Raise a ValueError that names the first tensor with another rank than this."""
+    """Raise a `ValueError` naming the first tensor whose number of dimensions is not `rank`."""
     for name, tensor in tensors.items():
         if tensor.ndim != rank:
             raise ValueError(f"{name} must have rank {rank}, got shape {tuple(tensor.shape)}")
@@ -26,16 +27,16 @@ def q_learning(
 ) -> Tensor:
     """Temporal difference of Q-learning: r_t + discount_t max_a q_t(a) - q_tm1(a_tm1).
 
-    Watkins and Dayan 1992; with `q_t` of a target network it is the error of DQN, Mnih et al. 2015.
-    No gradient flows through the target.
+    Watkins and Dayan 1992; DQN if `q_t` comes from a target network (Mnih et al. 2015). No gradient
+    flows through the target.
 
     Args:
-        q_tm1: Action values [B, A].
+        q_tm1: Action values [B, A] at the observations.
         a_tm1: Actions taken [B], int64.
         r_t: Rewards [B].
-        discount_t: Discounts [B], 0 beyond terminal states.
-        q_t: Action values of the next observations [B, A].
-        rescaled: Whether action values are those of `rescale`: the target is then
+        discount_t: Discounts [B], 0 after terminal states.
+        q_t: Action values [B, A] at the next observations.
+        rescaled: Whether the networks predict rescaled values (see `rescale`). The target is then
             h(r_t + discount_t h⁻¹(max_a q_t(a))).
 
     Returns:
@@ -45,14 +46,14 @@ def q_learning(
         ValueError: If a tensor has the wrong rank.
 
     >>> q_learning(torch.tensor([[1.0, 2.0]]), torch.tensor([0]), torch.tensor([1.0]),
-    ...            torch.tensor([0.5]), torch.tensor([[3.0, 4.0]]))
+    ...            torch.tensor([0.5]), torch.tensor([[3.0, 4.0]]))  # 1 + 0.5 * 4 - 1
     tensor([2.])
     """
     check_ranks(2, q_tm1=q_tm1, q_t=q_t)
     check_ranks(1, a_tm1=a_tm1, r_t=r_t, discount_t=discount_t)
     with torch.no_grad():
-        target = _bellman(r_t, discount_t, q_t.amax(dim=1), rescaled)
-    return target - q_tm1.gather(1, a_tm1[:, None]).squeeze(1)
+        target = _bellman_target(r_t, discount_t, q_t.amax(dim=1), rescaled)
+    return target - _select(q_tm1, a_tm1)
 
 
 def double_q_learning(
@@ -64,20 +65,20 @@ def double_q_learning(
     q_t_selector: Tensor,
     rescaled: bool = False,
 ) -> Tensor:
-    """Temporal difference of double Q-learning: one network chooses the action, one values it.
+    """Temporal difference of double Q-learning: one network selects the action, one evaluates it.
 
     r_t + discount_t q_t_value(argmax_a q_t_selector(a)) - q_tm1(a_tm1), van Hasselt, Guez and
-    Silver 2016: the maximum over noisy values is too large on average, a value chosen by other
-    noise is not. No gradient flows through the target.
+    Silver 2016. This reduces the overestimation that results from maximizing over noisy values. No
+    gradient flows through the target.
 
     Args:
-        q_tm1: Action values [B, A].
+        q_tm1: Action values [B, A] at the observations.
         a_tm1: Actions taken [B], int64.
         r_t: Rewards [B].
-        discount_t: Discounts [B], 0 beyond terminal states.
-        q_t_value: Action values of the next observations by the target network [B, A].
-        q_t_selector: The same by the online network [B, A].
-        rescaled: Whether action values are those of `rescale`, as in `q_learning`.
+        discount_t: Discounts [B], 0 after terminal states.
+        q_t_value: Target network's action values [B, A] at the next observations.
+        q_t_selector: Online network's action values [B, A] at the next observations.
+        rescaled: Whether the networks predict rescaled values, as in `q_learning`.
 
     Returns:
         Temporal differences [B].
@@ -87,29 +88,41 @@ def double_q_learning(
 
     >>> double_q_learning(torch.tensor([[1.0, 2.0]]), torch.tensor([0]), torch.tensor([1.0]),
     ...                   torch.tensor([0.5]), torch.tensor([[3.0, 4.0]]),
-    ...                   torch.tensor([[9.0, 8.0]]))
+    ...                   torch.tensor([[9.0, 8.0]]))  # 1 + 0.5 * 3 - 1
     tensor([1.5000])
     """
     check_ranks(2, q_tm1=q_tm1, q_t_value=q_t_value, q_t_selector=q_t_selector)
     check_ranks(1, a_tm1=a_tm1, r_t=r_t, discount_t=discount_t)
     with torch.no_grad():
-        best = q_t_selector.argmax(dim=1, keepdim=True)
-        v_t = q_t_value.gather(1, best).squeeze(1)
-        target = _bellman(r_t, discount_t, v_t, rescaled)
-    return target - q_tm1.gather(1, a_tm1[:, None]).squeeze(1)
+        v_t = _select(q_t_value, q_t_selector.argmax(dim=1))
+        target = _bellman_target(r_t, discount_t, v_t, rescaled)
+    return target - _select(q_tm1, a_tm1)
 
 
-def _bellman(r_t: Tensor, discount_t: Tensor, v_t: Tensor, rescaled: bool) -> Tensor:
+def _select(q: Tensor, actions: Tensor) -> Tensor:
+    """Return the value [B] of each row's action, given values [B, A] and actions [B]."""
+    return q.gather(1, actions[:, None]).squeeze(1)
+
+
+def _bellman_target(r_t: Tensor, discount_t: Tensor, v_t: Tensor, rescaled: bool) -> Tensor:
+    """Return targets [B]: r_t + discount_t v_t, or h(r_t + discount_t h⁻¹(v_t)) if rescaled."""
     if rescaled:
         return rescale(r_t + discount_t * unrescale(v_t))
     return r_t + discount_t * v_t
 
 
 def rescale(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """Returns made smaller: h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x. Pohlen et al. 2018.
+    """Compress returns: h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x, Pohlen et al. 2018.
 
-    Networks then predict rewards of any size without clipping them. Computed as
-    x (1 / (sqrt(|x| + 1) + 1) + eps), which is the same but loses no digits near 0.
+    A network that predicts h(return) can learn from unclipped rewards. The function computes the
+    equivalent form x (1 / (sqrt(|x| + 1) + 1) + eps), which does not lose precision near 0.
+
+    Args:
+        x: Returns of any shape.
+        eps: Slope of the linear term.
+
+    Returns:
+        Rescaled returns of the same shape.
 
     >>> rescale(torch.tensor([3.0, -8.0]), eps=0.5)
     tensor([ 2.5000, -6.0000])
@@ -118,10 +131,17 @@ def rescale(x: Tensor, eps: float = 1e-3) -> Tensor:
 
 
 def unrescale(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """Inverse of `rescale`: h⁻¹(x) = sign(x) (((sqrt(1 + 4 eps (|x| + 1 + eps)) - 1) / 2eps)² - 1).
+    """Invert `rescale`: h⁻¹(x) = sign(x) (((sqrt(1 + 4 eps (|x| + 1 + eps)) - 1) / 2eps)² - 1).
 
-    Pohlen et al. 2018. Their form loses half the digits of float32, so it is computed as
-    sign(x) w (w + 2), where w = sqrt(|h⁻¹(x)| + 1) - 1 is the root of eps w² + (1 + 2 eps) w = |x|.
+    Pohlen et al. 2018. The published form loses half of float32's digits, so this function computes
+    sign(x) w (w + 2), where w = sqrt(|h⁻¹(x)| + 1) - 1 solves eps w² + (1 + 2 eps) w = |x|.
+
+    Args:
+        x: Rescaled returns of any shape.
+        eps: Slope of the linear term.
+
+    Returns:
+        Returns of the same shape.
 
     >>> unrescale(torch.tensor([2.5, -6.0]), eps=0.5)
     tensor([ 3., -8.])
@@ -132,21 +152,22 @@ def unrescale(x: Tensor, eps: float = 1e-3) -> Tensor:
 
 
 def scaled_log_policy(q: Tensor, temperature: float) -> Tensor:
-    """Logarithm of the softmax policy times its temperature: temperature ln softmax(q/temperature).
+    """Log-probabilities of the softmax policy, scaled: temperature ln softmax(q / temperature).
 
-    (q - v) - temperature ln sum_a exp((q(a) - v) / temperature) with v = max_a q(a): Vieillard,
-    Pietquin and Geist 2020, appendix B.1. No exponent is above 0, and what is divided by a small
-    temperature is not multiplied by it again, so it is finite however cold the policy is.
+    Computed as (q - v) - temperature ln sum_a exp((q(a) - v) / temperature) with v = max_a q(a),
+    Vieillard, Pietquin and Geist 2020, appendix B.1. The result is finite for any positive
+    temperature: no exponent is positive, and the first term q - v is not divided by the
+    temperature.
 
     Args:
         q: Action values [B, A].
-        temperature: Above 0; the colder, the closer the policy is to the greedy one.
+        temperature: Temperature of the policy, positive; near 0, the policy is greedy.
 
     Returns:
-        Values [B, A], none above 0.
+        Scaled log-probabilities [B, A], at most 0.
 
     Raises:
-        ValueError: If the values have the wrong rank.
+        ValueError: If `q` has the wrong rank.
 
     >>> scaled_log_policy(torch.tensor([[5.0, 5.0], [3.0, 7.0]]), temperature=1e-9)
     tensor([[-6.9315e-10, -6.9315e-10],
@@ -159,20 +180,20 @@ def scaled_log_policy(q: Tensor, temperature: float) -> Tensor:
 
 
 def soft_value(q: Tensor, temperature: float) -> Tensor:
-    """Value of the softmax policy and its entropy: sum_a pi(a) (q(a) - temperature ln pi(a)).
+    """Soft value of the softmax policy: sum_a pi(a) (q(a) - temperature ln pi(a)).
 
-    As temperature ln pi(a) = q(a) - temperature ln sum_b exp(q(b) / temperature), this is the last
-    term, whatever a is: Vieillard, Pietquin and Geist 2020.
+    Vieillard, Pietquin and Geist 2020, with pi = softmax(q / temperature). The sum equals
+    temperature ln sum_a exp(q(a) / temperature), the form computed here.
 
     Args:
         q: Action values [B, A].
-        temperature: Of the policy, above 0; near 0 this is the maximum.
+        temperature: Temperature of the policy, positive; near 0, the result is the maximum of q.
 
     Returns:
-        Values [B].
+        Soft values [B].
 
     Raises:
-        ValueError: If the values have the wrong rank.
+        ValueError: If `q` has the wrong rank.
 
     >>> soft_value(torch.tensor([[0.0, 0.0]]), temperature=1.0)  # ln 2
     tensor([0.6931])
@@ -190,20 +211,20 @@ def munchausen_bonus(
     temperature: float = 0.03,
     clip: float = -1.0,
 ) -> Tensor:
-    """What is added to the reward: alpha max(temperature ln pi(a_tm1), clip).
+    """Munchausen term added to the reward: alpha max(temperature ln pi(a_tm1), clip).
 
-    Vieillard, Pietquin and Geist 2020, where pi = softmax(q_tm1_target / temperature): an action is
-    worth less the less the policy would choose it. No gradient flows.
+    Vieillard, Pietquin and Geist 2020, with pi = softmax(q_tm1_target / temperature). Actions that
+    are unlikely under the policy are penalized. The result carries no gradient.
 
     Args:
-        q_tm1_target: Action values by the target network [B, A].
+        q_tm1_target: Target network's action values [B, A] at the observations.
         a_tm1: Actions taken [B], int64.
-        alpha: Weight of the bonus, 0 for none.
-        temperature: Of the policy, above 0.
-        clip: Lowest scaled logarithm, negative (theirs is l0).
+        alpha: Weight of the term; 0 disables it.
+        temperature: Temperature of the policy, positive.
+        clip: Lower bound on the scaled log-probability, negative (l₀ in the paper).
 
     Returns:
-        Bonuses [B], none above 0.
+        Bonuses [B], at most 0.
 
     Raises:
         ValueError: If a tensor has the wrong rank.
@@ -215,7 +236,7 @@ def munchausen_bonus(
     check_ranks(1, a_tm1=a_tm1)
     with torch.no_grad():
         scaled = scaled_log_policy(q_tm1_target, temperature)
-        return alpha * scaled.gather(1, a_tm1[:, None]).squeeze(1).clamp(clip, 0)
+        return alpha * _select(scaled, a_tm1).clamp(clip, 0)
 
 
 def munchausen_q_learning(
@@ -231,19 +252,20 @@ def munchausen_q_learning(
 ) -> Tensor:
     """Temporal difference of Munchausen Q-learning: r_t + bonus + discount_t v_t - q_tm1(a_tm1).
 
-    Vieillard, Pietquin and Geist 2020: see `munchausen_bonus` for the bonus, `soft_value` for v_t.
-    With alpha 0 and a temperature near 0 it is `q_learning`. No gradient flows through the target.
+    Vieillard, Pietquin and Geist 2020, with the bonus from `munchausen_bonus` and v_t =
+    `soft_value(q_t)`. For alpha 0 and a temperature near 0, the result equals that of
+    `q_learning`. No gradient flows through the target.
 
     Args:
-        q_tm1: Action values [B, A].
+        q_tm1: Action values [B, A] at the observations.
         a_tm1: Actions taken [B], int64.
         r_t: Rewards [B].
-        discount_t: Discounts [B], 0 beyond terminal states.
-        q_t: Action values of the next observations by the target network [B, A].
-        q_tm1_target: Action values by the target network [B, A].
-        alpha: Weight of the bonus, 0 for none.
-        temperature: Of the policy, above 0.
-        clip: Lowest scaled logarithm in the bonus, negative.
+        discount_t: Discounts [B], 0 after terminal states.
+        q_t: Target network's action values [B, A] at the next observations.
+        q_tm1_target: Target network's action values [B, A] at the observations.
+        alpha: Weight of the bonus; 0 disables it.
+        temperature: Temperature of the policy, positive.
+        clip: Lower bound on the scaled log-probability in the bonus, negative.
 
     Returns:
         Temporal differences [B].
@@ -261,22 +283,29 @@ def munchausen_q_learning(
     with torch.no_grad():
         bonus = munchausen_bonus(q_tm1_target, a_tm1, alpha, temperature, clip)
         target = r_t + bonus + discount_t * soft_value(q_t, temperature)
-    return target - q_tm1.gather(1, a_tm1[:, None]).squeeze(1)
+    return target - _select(q_tm1, a_tm1)
 
 
-def huber(error: Tensor, delta: float = 1.0) -> Tensor:
-    """Huber's loss per element: e²/2 where |e| ≤ delta, else delta (|e| - delta/2). Huber 1964.
+def huber(error: Tensor, kappa: float = 1.0) -> Tensor:
+    """Huber loss per element: e²/2 if |e| ≤ kappa, else kappa (|e| - kappa/2). Huber 1964.
+
+    Args:
+        error: Errors of any shape.
+        kappa: Absolute error above which the loss is linear, positive.
+
+    Returns:
+        Losses of the same shape.
 
     >>> huber(torch.tensor([0.5, -3.0]))
     tensor([0.1250, 2.5000])
     """
     return torch.nn.functional.huber_loss(
-        error, torch.zeros_like(error), reduction="none", delta=delta
+        error, torch.zeros_like(error), reduction="none", delta=kappa
     )
 
 
 def squared(error: Tensor) -> Tensor:
-    """The squared error per element: e².
+    """Squared error per element: e².
 
     >>> squared(torch.tensor([0.5, -3.0]))
     tensor([0.2500, 9.0000])

@@ -1,4 +1,4 @@
-"""Objectives: what an update makes smaller."""
+"""Objectives, which compute losses and priorities for a batch from the networks' outputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,50 +17,65 @@ from dqn_lightning.networks import (
     QuantileHead,
     ValueHead,
 )
-from dqn_lightning.types import Batch, Categorical, Draw, Draws, Quantiles, QValues
+from dqn_lightning.types import Batch, Categorical, PassNoise, Quantiles, QValues, UpdateNoise
 
-_NO_DRAWS = Draws()
+_NO_NOISE = UpdateNoise()
 
 
 class ObjectiveOutput(NamedTuple):
-    """Per row of the batch: the unweighted loss [B] and the priority [B]; no mean is taken."""
+    """Output of an objective, one value per row of the batch.
+
+    Attributes:
+        loss: Losses [B], not multiplied by the importance weights.
+        priority: Priorities [B] for prioritized replay, without gradient.
+    """
 
     loss: Tensor
     priority: Tensor
 
 
 class Objective(Protocol):
-    """Compares an online with a target network on a batch.
+    """Interface for objectives, which compute losses and priorities from two networks and a batch.
 
-    It may have three attributes: `head`, which makes the head it needs of a number of features and
-    of actions; `output`, the type that such a head gives; `max_n_step`, the greatest n of a return
-    that it is defined for, or None.
+    An objective may define three attributes: `head`, a factory for the matching head, called with
+    the number of features and the number of actions; `output`, the type of that head's output;
+    `max_n_step`, the largest n supported for n-step returns, or None if there is no limit.
+
+    A class that declares `is_pure: ClassVar[bool] = True` promises that `__call__` depends only on
+    the networks, the batch and the noise, and on no other state that changes. Engines record pure
+    objectives; they execute all other objectives eagerly. A subclass that overrides `__call__` must
+    repeat the declaration.
     """
 
     def __call__(
-        self, online: nn.Module, target: nn.Module, batch: Batch, draws: Draws = _NO_DRAWS
+        self, online: nn.Module, target: nn.Module, batch: Batch, noise: UpdateNoise = _NO_NOISE
     ) -> ObjectiveOutput:
-        """The loss and the priority of each row.
+        """Return the loss and the priority for each row of the batch.
 
         Args:
-            online: The network that learns: observations and a `Draw` → the head's output.
-            target: The one that targets come from.
+            online: Network being trained; maps observations and a `PassNoise` to the head's output.
+            target: Target network, called in the same way.
             batch: Transitions.
-            draws: What is random in each pass through a network; given where anything is.
+            noise: Random inputs for each forward pass; passed only if the network is noisy or
+                samples taus.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Munchausen:
-    """A reward for what the policy thinks of its action, and entropy (Vieillard et al. 2020).
+    """Settings for Munchausen Q-learning (Vieillard, Pietquin and Geist 2020).
 
-    The policy is the softmax of the target network's values divided by the temperature.
+    The scaled log-probability of the action taken is added to the reward, and targets use the soft
+    value. The policy is the softmax of the target network's action values over the temperature.
 
     Args:
-        alpha: Weight of the logarithm of the action's probability in the reward.
-        temperature: That of the policy.
-        clip: The least that temperature times that logarithm counts for.
+        alpha: Weight of the scaled log-probability in the reward, in [0, 1].
+        temperature: Temperature of the policy, positive.
+        clip: Lower bound on the scaled log-probability, negative.
+
+    Raises:
+        ConfigError: If a setting is out of range.
     """
 
     alpha: float = 0.9
@@ -68,7 +83,7 @@ class Munchausen:
     clip: float = -1.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no policy, and what would do nothing."""
+        """Validate the settings."""
         name = "model.objective.munchausen"
         if not 0 < self.temperature < inf:
             raise ConfigError(f"{name}.temperature: must be positive, got {self.temperature}")
@@ -80,22 +95,24 @@ class Munchausen:
 
 @dataclass(frozen=True)
 class DQN:
-    """Deep Q-learning (Mnih et al. 2015): Q(s, a) towards r + discount max_a Q_target(s', a).
+    """Deep Q-learning: regress Q(s, a) to r + discount max_a' Q_target(s', a'), Mnih et al. 2015.
 
     The priority is the absolute temporal difference.
 
     Args:
-        loss: `huber`, whose derivative is the error clipped to [-1, 1] as in the paper, or
-            `squared`.
-        double: Whether the online network chooses the action that the target network values
-            (van Hasselt, Guez and Silver 2016).
-        rescaled: Whether values are those of h(return), a root but for sign (Pohlen et al. 2018).
-        munchausen: Whether to learn with the policy's own reward, and how.
+        loss: Loss applied to the temporal difference: `huber`, whose derivative is the error
+            clipped to [-1, 1] as in the paper, or `squared`.
+        double: Whether the online network selects the next action (double Q-learning, van Hasselt,
+            Guez and Silver 2016).
+        rescaled: Whether the network predicts rescaled returns (Pohlen et al. 2018); see
+            `functional.rescale`.
+        munchausen: Settings for Munchausen Q-learning, or None to disable it.
 
     Raises:
-        ConfigError: If switches are combined that exclude each other.
+        ConfigError: If `munchausen` is combined with `double` or `rescaled`.
     """
 
+    is_pure: ClassVar[bool] = True
     head: ClassVar[Callable[..., nn.Module]] = ValueHead
     output: ClassVar[type] = QValues
 
@@ -105,35 +122,35 @@ class DQN:
     munchausen: Munchausen | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no paper defines."""
-        _refuse_double(self.double, self.munchausen)
+        """Reject unsupported combinations of settings."""
+        _check_double(self.double, self.munchausen)
         if self.rescaled and self.munchausen is not None:
             raise ConfigError(
-                "model.objective: munchausen adds to rewards what rescaled values would need "
-                "unscaled; use one of them"
+                "model.objective: munchausen and rescaled cannot be combined, because the "
+                "Munchausen term is not defined for rescaled values; use one of them"
             )
 
     @property
     def max_n_step(self) -> int | None:
-        """The greatest n of a return that it is defined for; None for any."""
+        """Largest n supported for n-step returns; None if there is no limit."""
         return _max_n_step(self.munchausen)
 
     def __call__(
-        self, online: nn.Module, target: nn.Module, batch: Batch, draws: Draws = _NO_DRAWS
+        self, online: nn.Module, target: nn.Module, batch: Batch, noise: UpdateNoise = _NO_NOISE
     ) -> ObjectiveOutput:
-        """The loss and the priority of each row."""
-        q_tm1 = online(batch.obs, draws.online).q_values  # [B, A]
+        """Return the loss and the priority for each row of the batch; see `Objective`."""
+        q_tm1 = online(batch.obs, noise.online).q_values  # [B, A]
         with torch.no_grad():
-            q_t = target(batch.next_obs, draws.target).q_values  # [B, A]
+            q_t = target(batch.next_obs, noise.target).q_values  # [B, A]
         transition = (q_tm1, batch.action, batch.reward, batch.discount, q_t)
         if self.munchausen is not None:
             with torch.no_grad():
-                q_tm1_target = target(batch.obs, draws.target).q_values  # [B, A]
+                q_tm1_target = target(batch.obs, noise.target).q_values  # [B, A]
             settings = vars(self.munchausen)
             error = functional.munchausen_q_learning(*transition, q_tm1_target, **settings)
         elif self.double:
             with torch.no_grad():
-                q_t_selector = online(batch.next_obs, draws.selector).q_values  # [B, A]
+                q_t_selector = online(batch.next_obs, noise.selector).q_values  # [B, A]
             error = functional.double_q_learning(*transition, q_t_selector, self.rescaled)
         else:
             error = functional.q_learning(*transition, self.rescaled)
@@ -143,18 +160,22 @@ class DQN:
 
 @dataclass(frozen=True)
 class C51:
-    """Learns the distribution of returns as probabilities of fixed ones (Bellemare et al. 2017).
+    """Categorical DQN (C51): learn a categorical distribution of the return.
 
-    The loss is the cross entropy to the projected distribution of the next state, and so is the
-    priority, as in Hessel et al. 2018.
+    Bellemare, Dabney and Munos 2017. The loss is the cross-entropy with the projected target
+    distribution. The priority equals the loss, as in Hessel et al. 2018 (Rainbow).
 
     Args:
-        num_atoms: Number of returns of the head that it brings.
-        v_min: The least of them.
-        v_max: The greatest.
-        double: Whether the online network chooses the next action.
+        num_atoms: Number of atoms of the default head, at least 2.
+        v_min: Lowest atom (return) of the default head.
+        v_max: Highest atom (return) of the default head.
+        double: Whether the online network selects the next action (double Q-learning).
+
+    Raises:
+        ConfigError: If there are fewer than two atoms, or `v_min` is not less than `v_max`.
     """
 
+    is_pure: ClassVar[bool] = True
     output: ClassVar[type] = Categorical
 
     num_atoms: int = 51
@@ -163,7 +184,7 @@ class C51:
     double: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse atoms that are none."""
+        """Validate the atoms."""
         if self.num_atoms < 2:
             raise ConfigError(
                 f"model.objective.num_atoms: must be at least 2, got {self.num_atoms}"
@@ -175,19 +196,19 @@ class C51:
 
     @property
     def head(self) -> Callable[..., nn.Module]:
-        """Makes the head."""
+        """Factory for the default head, called with the numbers of features and actions."""
         return partial(
             CategoricalHead, num_atoms=self.num_atoms, v_min=self.v_min, v_max=self.v_max
         )
 
     def __call__(
-        self, online: nn.Module, target: nn.Module, batch: Batch, draws: Draws = _NO_DRAWS
+        self, online: nn.Module, target: nn.Module, batch: Batch, noise: UpdateNoise = _NO_NOISE
     ) -> ObjectiveOutput:
-        """The loss and the priority of each row."""
-        tm1: Categorical = online(batch.obs, draws.online)
+        """Return the loss and the priority for each row of the batch; see `Objective`."""
+        tm1: Categorical = online(batch.obs, noise.online)
         with torch.no_grad():
-            t: Categorical = target(batch.next_obs, draws.target)
-            selector = online(batch.next_obs, draws.selector) if self.double else t
+            t: Categorical = target(batch.next_obs, noise.target)
+            selector = online(batch.next_obs, noise.selector) if self.double else t
         loss = distributional.categorical_q_learning(
             tm1.logits.float(),
             batch.action,
@@ -202,8 +223,9 @@ class C51:
 
 @dataclass(frozen=True)
 class _QuantileRegression:
-    """What the objectives of quantiles have in common: all but the head."""
+    """Base class for `QRDQN` and `IQN`, which differ in their default heads."""
 
+    is_pure: ClassVar[bool] = True
     output: ClassVar[type] = Quantiles
 
     kappa: float = 1.0
@@ -211,122 +233,130 @@ class _QuantileRegression:
     munchausen: Munchausen | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no paper defines, and numbers that mean nothing."""
-        _refuse_double(self.double, self.munchausen)
+        """Reject unsupported combinations of settings and values out of range."""
+        _check_double(self.double, self.munchausen)
         for name, value in vars(self).items():
             if name.startswith("num_") and value < 1:
                 raise ConfigError(f"model.objective.{name}: must be at least 1, got {value}")
         if not 0 <= self.kappa < inf:
-            raise ConfigError(f"model.objective.kappa: must not be negative, got {self.kappa}")
+            raise ConfigError(
+                f"model.objective.kappa: must be finite and not negative, got {self.kappa}"
+            )
 
     @property
     def max_n_step(self) -> int | None:
-        """The greatest n of a return that it is defined for; None for any."""
+        """Largest n supported for n-step returns; None if there is no limit."""
         return _max_n_step(self.munchausen)
 
     def __call__(
-        self, online: nn.Module, target: nn.Module, batch: Batch, draws: Draws = _NO_DRAWS
+        self, online: nn.Module, target: nn.Module, batch: Batch, noise: UpdateNoise = _NO_NOISE
     ) -> ObjectiveOutput:
-        """The loss and the priority of each row."""
-        tm1: Quantiles = online(batch.obs, draws.online)
+        """Return the loss and the priority for each row of the batch; see `Objective`."""
+        tm1: Quantiles = online(batch.obs, noise.online)
         with torch.no_grad():
-            t: Quantiles = target(batch.next_obs, draws.target)
-            q_t = self._selector(online, target, batch, draws, t)  # [B, A]
-        transition = (tm1.quantiles, tm1.fractions, batch.action)
+            t: Quantiles = target(batch.next_obs, noise.target)
+            q_t = self._selector_values(online, target, batch, noise, t)  # [B, A]
+        transition = (tm1.quantiles, tm1.taus, batch.action)
         if self.munchausen is None:
             loss, error = distributional.quantile_q_learning(
                 *transition, batch.reward, batch.discount, t.quantiles, q_t, self.kappa
             )
         else:
             with torch.no_grad():
-                q_tm1_target = target(batch.obs, _without_fractions(draws.target)).q_values
+                q_tm1_target = target(batch.obs, _without_taus(noise.target)).q_values
             bonus = functional.munchausen_bonus(q_tm1_target, batch.action, **vars(self.munchausen))
             soft = distributional.soft_quantiles(t.quantiles, q_t, self.munchausen.temperature)
             targets = (batch.reward + bonus)[:, None] + batch.discount[:, None] * soft  # [B, K]
             loss, error = distributional.quantile_regression(*transition, targets, self.kappa)
         return ObjectiveOutput(loss, error.abs())
 
-    def _selector(
-        self, online: nn.Module, target: nn.Module, batch: Batch, draws: Draws, t: Quantiles
+    def _selector_values(
+        self, online: nn.Module, target: nn.Module, batch: Batch, noise: UpdateNoise, t: Quantiles
     ) -> Tensor:
-        """Action values that the next action is chosen by [B, A]."""
+        """Return the action values [B, A] that select the next action."""
         if self.double:
-            chooser: Quantiles = online(batch.next_obs, draws.selector)
-            return chooser.q_values
-        if t.fractions.ndim == 1:
+            selector: Quantiles = online(batch.next_obs, noise.selector)
+            return selector.q_values
+        if t.taus.ndim == 1:
             return t.q_values
-        # Fractions were drawn: what chooses must not be what values, so it is at fixed ones.
-        fixed: Quantiles = target(batch.next_obs, _without_fractions(draws.target))
-        return fixed.q_values
+        # Sampled taus: selecting and evaluating with the same sample would overestimate, so select
+        # with the head's fixed taus.
+        at_fixed_taus: Quantiles = target(batch.next_obs, _without_taus(noise.target))
+        return at_fixed_taus.q_values
 
 
 @dataclass(frozen=True)
 class QRDQN(_QuantileRegression):
-    """Learns quantiles of the return at fixed fractions (QR-DQN, Dabney et al. 2018a).
+    """QR-DQN: learn quantiles of the return at fixed taus (Dabney et al. 2018a).
 
-    The priority is the absolute temporal difference of the means, which the paper leaves open.
+    The priority is the absolute difference between the means of target and prediction; the paper
+    defines no priority.
 
     Args:
-        kappa: Up to which error the loss is a square; 0 for never.
-        double: Whether the online network chooses the next action.
-        munchausen: Whether to learn with the policy's own reward, and how.
-        num_quantiles: Number of quantiles of the head that it brings.
+        kappa: Absolute error above which the quantile Huber loss is linear; 0 for plain quantile
+            regression.
+        double: Whether the online network selects the next action (double Q-learning).
+        munchausen: Settings for Munchausen Q-learning, or None to disable it.
+        num_quantiles: Number of quantiles of the default head.
 
     Raises:
-        ConfigError: If switches are combined that exclude each other.
+        ConfigError: If `munchausen` is combined with `double`, or a setting is out of range.
     """
 
     num_quantiles: int = 200
 
     @property
     def head(self) -> Callable[..., nn.Module]:
-        """Makes the head."""
+        """Factory for the default head, called with the numbers of features and actions."""
         return partial(QuantileHead, num_quantiles=self.num_quantiles)
 
 
 @dataclass(frozen=True)
 class IQN(_QuantileRegression):
-    """Learns quantiles of the return at random fractions (IQN, Dabney et al. 2018b).
+    """IQN: learn quantiles of the return at uniformly sampled taus (Dabney et al. 2018b).
 
-    The next action is the best by the mean over fixed fractions. The priority is the absolute
-    temporal difference of the means, which the paper leaves open.
+    The next action maximizes the mean over fixed taus, whereas the paper samples taus. The priority
+    is the absolute difference between the means of target and prediction; the paper defines no
+    priority.
 
     Args:
-        kappa: Up to which error the loss is a square; 0 for never.
-        double: Whether the online network chooses the next action.
-        munchausen: Whether to learn with the policy's own reward, and how (M-IQN of the paper).
-        num_fractions: Fractions drawn for each row, for values and for targets.
-        num_acting_fractions: Fractions that actions are chosen by.
+        kappa: Absolute error above which the quantile Huber loss is linear; 0 for plain quantile
+            regression.
+        double: Whether the online network selects the next action (double Q-learning).
+        munchausen: Settings for Munchausen Q-learning (M-IQN), or None to disable it.
+        num_taus: Number of taus sampled per row, separately for predictions and targets.
+        num_acting_taus: Number of fixed taus for selecting actions.
 
     Raises:
-        ConfigError: If switches are combined that exclude each other.
+        ConfigError: If `munchausen` is combined with `double`, or a setting is out of range.
     """
 
-    num_fractions: int = 8
-    num_acting_fractions: int = 32
+    num_taus: int = 8
+    num_acting_taus: int = 32
 
     @property
     def head(self) -> Callable[..., nn.Module]:
-        """Makes the head."""
+        """Factory for the default head, called with the numbers of features and actions."""
         return partial(
             ImplicitQuantileHead,
-            num_fractions=self.num_fractions,
-            num_acting_fractions=self.num_acting_fractions,
+            num_taus=self.num_taus,
+            num_acting_taus=self.num_acting_taus,
         )
 
 
-def _without_fractions(draw: Draw | None) -> Draw | None:
-    return None if draw is None else draw._replace(fractions=None)
+def _without_taus(noise: PassNoise | None) -> PassNoise | None:
+    """Return the noise without taus, so that the head uses its fixed taus."""
+    return None if noise is None else noise._replace(taus=None)
 
 
-def _refuse_double(double: bool, munchausen: Munchausen | None) -> None:
+def _check_double(double: bool, munchausen: Munchausen | None) -> None:
     if double and munchausen is not None:
         raise ConfigError(
-            "model.objective: double is about the choice of the next action, munchausen chooses "
-            "none; use one of them"
+            "model.objective: double and munchausen cannot be combined, because Munchausen targets "
+            "average over all actions instead of selecting one; use one of them"
         )
 
 
 def _max_n_step(munchausen: Munchausen | None) -> int | None:
-    """The paper adds the policy's reward of one step; of more it says nothing."""
+    """Return 1 for Munchausen Q-learning, which is defined for one-step returns only, else None."""
     return None if munchausen is None else 1

@@ -1,4 +1,4 @@
-"""Networks: a torso makes features of observations, a head makes action values of features."""
+"""Q-networks: a torso computes features, from which a head computes action values."""
 
 from dqn_lightning.networks.heads import (
     CategoricalHead,
@@ -6,7 +6,7 @@ from dqn_lightning.networks.heads import (
     QuantileHead,
     ValueHead,
 )
-from dqn_lightning.networks.layers import NoisyLinear, Normal, Observation, Orthogonal
+from dqn_lightning.networks.layers import NoisyLinear, Normal, ObservationEncoder, Orthogonal
 from dqn_lightning.networks.q_network import QNetwork
 from dqn_lightning.networks.torsos import CNN, MLP, FrameAndDifferences, FrameDifference
 
@@ -19,7 +19,7 @@ __all__ = [
     "ImplicitQuantileHead",
     "NoisyLinear",
     "Normal",
-    "Observation",
+    "ObservationEncoder",
     "Orthogonal",
     "QNetwork",
     "QuantileHead",

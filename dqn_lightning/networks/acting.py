@@ -1,4 +1,4 @@
-"""Greedy actions, without the cost of calling modules where the network is small."""
+"""Greedy policies, with a fast path in NumPy for small networks."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -8,41 +8,45 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dqn_lightning.internals.pytorch import has_forward_hooks
 from dqn_lightning.networks.heads import ActionStreams, ValueHead
-from dqn_lightning.networks.layers import Observation, is_hooked
+from dqn_lightning.networks.layers import ObservationEncoder
 from dqn_lightning.networks.q_network import QNetwork
 from dqn_lightning.networks.torsos import MLP
-from dqn_lightning.types import Act, Draw, Observations
+from dqn_lightning.types import Observations, PassNoise, Policy
 
 _Array: TypeAlias = NDArray[Any]
-_Function: TypeAlias = Callable[[_Array], _Array]
+_ArrayFunction: TypeAlias = Callable[[_Array], _Array]
 
 
-class _NotKnown(Exception):  # noqa: N818  (not an error)
-    """A layer that numpy has no function for here."""
+class NoNumpyEquivalent(Exception):  # noqa: N818  (control flow: the caller falls back to PyTorch)
+    """Raised if a layer has no NumPy implementation in this module."""
 
 
 def greedy_policy(
     network: QNetwork, training: bool = False, rng: torch.Generator | None = None
-) -> Act:
-    """Greedy actions of a network, with its parameters as they are at the time.
+) -> Policy:
+    """Return the greedy policy of a network; it always uses the network's current parameters.
 
-    On one observation an MLP takes PyTorch 20 to 40 µs, most of it on the way to the arithmetic.
-    numpy takes 5 to 10, on the same memory; the values are the same but for rounding. It is used
-    for float32 MLPs on the CPU; any other network is called.
+    In PyTorch, a forward pass of an MLP on a single observation takes 20 to 40 µs, mostly overhead.
+    For float32 MLPs on the CPU, the policy therefore computes the forward pass in NumPy. The
+    NumPy version takes 5 to 10 µs, shares memory with the parameters, and returns the same values
+    up to rounding.
 
     Args:
-        network: Its parameters lie on one device, and stay where they are in memory; observations
-            are brought there.
-        training: Whether it acts in training mode, in place of evaluation mode.
-        rng: Source of the noise of noisy layers, new for each observation; none if None.
+        network: Network on one device, to which observations are moved. The parameters must keep
+            their memory addresses as long as the policy is used.
+        training: Whether to call the network in training mode instead of evaluation mode.
+        rng: Random number generator for the noise of noisy layers, which is sampled separately for
+            each observation; None to act without noise.
     """
     try:
-        functions = value_functions(network)
-    except _NotKnown:
-        return _calling(network, training, rng if network.is_noisy else None)
+        functions = numpy_functions(network)
+    except NoNumpyEquivalent:
+        return _pytorch_policy(network, training, rng if network.is_noisy else None)
 
-    @np.errstate(over="ignore", invalid="ignore")  # said of the loss, in time
+    # Overflow is reported for the loss (`NonFiniteError`), not by NumPy warnings.
+    @np.errstate(over="ignore", invalid="ignore")
     def act(obs: _Array) -> NDArray[np.int64]:
         for function in functions:
             obs = function(obs)
@@ -52,66 +56,76 @@ def greedy_policy(
     return act
 
 
-def _calling(network: QNetwork, training: bool, rng: torch.Generator | None) -> Act:
+def _pytorch_policy(network: QNetwork, training: bool, rng: torch.Generator | None) -> Policy:
+    """Return the greedy policy that calls the network, with layer noise if `rng` is given."""
     device = next(network.parameters()).device
 
     def act(obs: Observations) -> NDArray[np.int64]:
-        network.switch(training)
+        network.set_mode(training)
         with torch.inference_mode():
-            draw = None if rng is None else Draw(network.draw_noise(len(obs), rng))
-            values: Tensor = network(torch.as_tensor(obs, device=device), draw).q_values
+            noise = None if rng is None else PassNoise(network.sample_layer_noise(len(obs), rng))
+            values: Tensor = network(torch.as_tensor(obs, device=device), noise).q_values
             return values.argmax(dim=1).numpy(force=True)
 
     return act
 
 
-def value_functions(network: QNetwork) -> list[_Function]:
-    """Functions of numpy that, one after the other, make values [B, A] of observations [B, …].
+def numpy_functions(network: QNetwork) -> list[_ArrayFunction]:
+    """Return NumPy functions that together map observations [B, …] to values [B, A].
 
-    Of a dueling head it is the advantages: the greatest is the same.
+    The functions must be applied in order. For a dueling network, the values are the advantages,
+    whose argmax equals that of the action values.
+
+    Raises:
+        NoNumpyEquivalent: If a layer has forward hooks or no NumPy implementation in this module.
     """
-    if type(network) is not QNetwork or is_hooked(network) or type(network.head) is not ValueHead:
-        raise _NotKnown
-    if is_hooked(network.head):
-        raise _NotKnown
-    layers = (network.observation, network.torso, network.head.values)
-    return [function for layer in layers for function in _functions(layer)]
+    if (
+        type(network) is not QNetwork
+        or has_forward_hooks(network)
+        or type(network.head) is not ValueHead
+    ):
+        raise NoNumpyEquivalent
+    if has_forward_hooks(network.head):
+        raise NoNumpyEquivalent
+    layers = (network.obs_encoder, network.torso, network.head.values)
+    return [function for layer in layers for function in _convert(layer)]
 
 
-def _functions(layer: nn.Module) -> list[_Function]:
-    if is_hooked(layer) or type(layer) not in _FUNCTIONS:
-        raise _NotKnown
-    return _FUNCTIONS[type(layer)](layer)
+def _convert(layer: nn.Module) -> list[_ArrayFunction]:
+    """Return NumPy functions that, applied in order, compute the layer's forward pass."""
+    if has_forward_hooks(layer) or type(layer) not in _CONVERTERS:
+        raise NoNumpyEquivalent
+    return _CONVERTERS[type(layer)](layer)
 
 
-def _observation(layer: Any) -> list[_Function]:
+def _convert_obs_encoder(layer: Any) -> list[_ArrayFunction]:
     if layer.obs_classes is not None:
-        raise _NotKnown
+        raise NoNumpyEquivalent
 
-    def convert(obs: _Array) -> _Array:
+    def encode(obs: _Array) -> _Array:
         values: _Array = obs.astype(np.float32, copy=False)
         return values / np.float32(255) if obs.dtype == np.uint8 else values
 
-    return [convert]
+    return [encode]
 
 
-def _mlp(torso: Any) -> list[_Function]:
-    functions: list[_Function] = []
+def _convert_mlp(torso: Any) -> list[_ArrayFunction]:
+    functions: list[_ArrayFunction] = []
     if torso.flattens:
         functions.append(lambda x: x.reshape(len(x), -1))
     if len(torso.norms):
-        raise _NotKnown
+        raise NoNumpyEquivalent
     for layer in torso.layers:
-        functions += [*_functions(layer), *_functions(torso.activation)]
+        functions += [*_convert(layer), *_convert(torso.activation)]
     return functions
 
 
-def _linear(layer: Any) -> list[_Function]:
+def _convert_linear(layer: Any) -> list[_ArrayFunction]:
     if layer.weight.dtype != torch.float32 or layer.weight.device.type != "cpu":
-        raise _NotKnown
+        raise NoNumpyEquivalent
     if layer.bias is None:
-        raise _NotKnown
-    weight, bias = layer.weight.detach().numpy().T, layer.bias.detach().numpy()
+        raise NoNumpyEquivalent
+    weight, bias = layer.weight.detach().numpy().T, layer.bias.detach().numpy()  # share memory
 
     def apply(x: _Array) -> _Array:
         y: _Array = x.dot(weight)
@@ -122,12 +136,13 @@ def _linear(layer: Any) -> list[_Function]:
 
 
 _ZERO = np.float32(0)
-_FUNCTIONS: dict[type[nn.Module], Callable[[Any], list[_Function]]] = {
-    MLP: _mlp,
-    Observation: _observation,
-    ActionStreams: lambda streams: _functions(streams.actions),  # the state's value is for all
-    nn.Linear: _linear,
-    nn.Sequential: lambda layers: [f for layer in layers for f in _functions(layer)],
+_CONVERTERS: dict[type[nn.Module], Callable[[Any], list[_ArrayFunction]]] = {
+    MLP: _convert_mlp,
+    ObservationEncoder: _convert_obs_encoder,
+    # The state's value is the same for all actions, so it does not change the argmax.
+    ActionStreams: lambda streams: _convert(streams.actions),
+    nn.Linear: _convert_linear,
+    nn.Sequential: lambda layers: [f for layer in layers for f in _convert(layer)],
     nn.ReLU: lambda _: [lambda x: np.maximum(x, _ZERO)],
     nn.Tanh: lambda _: [np.tanh],
 }

@@ -1,28 +1,31 @@
-"""Heads: features → action values, or distributions of the return."""
+"""Heads, which compute action values or distributions of the return from features."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
+from dqn_lightning.errors import ConfigError
 from dqn_lightning.networks.layers import Initialization, linear
 from dqn_lightning.types import Categorical, Quantiles, QValues
 
 
 class ActionStreams(nn.Module):
-    """K numbers for each action, in one stream or as a dueling network.
+    """Module that computes K outputs per action, with a single stream or a dueling network.
 
-    A dueling network (Wang et al. 2016, eq. 9) has a stream for the value of the state and one for
-    the advantages of the actions: V + A - mean over actions of A.
+    A dueling network (Wang et al. 2016) has one stream for the state value and one for the
+    advantages, combined by `dueling`.
 
     Args:
         in_features: Number of features D.
         num_actions: Number of actions A.
-        num_outputs: Numbers for each action K.
-        dueling: Whether there are two streams.
-        width: Width of a hidden layer that each stream begins with. If None, half the features of a
-            dueling network, for two linear streams can say no more than one; else there is none.
-        initialization: Fills the weights of the last layers; PyTorch's default if None.
+        num_outputs: Number of outputs K per action.
+        dueling: Whether to use a dueling network instead of a single stream.
+        width: Width of each stream's hidden layer. By default, a dueling network uses half the
+            number of features, because two linear streams are no more expressive than one; a single
+            stream has no hidden layer.
+        initialization: Initialization for the weights of each stream's last layer; None for
+            PyTorch's default.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class ActionStreams(nn.Module):
         self.state = stream(num_outputs) if dueling else None
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [B, …, D] → [B, …, A, K]."""
+        """Return the K outputs per action [B, …, A, K] for features [B, …, D]."""
         outputs: Tensor = self.actions(features).unflatten(-1, (-1, self.num_outputs))
         if self.state is None:
             return outputs
@@ -58,14 +61,15 @@ class ActionStreams(nn.Module):
 
 
 class ValueHead(nn.Module):
-    """A value per action.
+    """Head that computes one value per action.
 
     Args:
         in_features: Number of features D.
         num_actions: Number of actions A.
-        dueling: Whether as a dueling network (Wang et al. 2016).
-        stream_width: Width of a hidden layer before the values; see `ActionStreams`.
-        initialization: Fills the last weight in place; PyTorch's default if None.
+        dueling: Whether to use a dueling network (Wang et al. 2016).
+        stream_width: Width of each stream's hidden layer; see `width` in `ActionStreams`.
+        initialization: Initialization for the weights of each stream's last layer; None for
+            PyTorch's default.
     """
 
     def __init__(
@@ -82,24 +86,26 @@ class ValueHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> QValues:
-        """Features [B, D] → action values [B, A]."""
+        """Return action values [B, A] for features [B, D]."""
         return QValues(self.values(features).squeeze(-1))
 
 
 class CategoricalHead(nn.Module):
-    """Probabilities of K returns per action (C51, Bellemare, Dabney and Munos 2017).
+    """Head for C51, which computes a categorical distribution of the return for each action.
+
+    Bellemare, Dabney and Munos 2017.
 
     Args:
         in_features: Number of features D.
         num_actions: Number of actions A.
-        num_atoms: Number of returns K.
-        v_min: The least of them.
-        v_max: The greatest; the others lie between in equal steps.
-        dueling: Whether the logits are those of a dueling network, as in Hessel et al. 2018.
-        stream_width: Width of a hidden layer before the logits; see `ActionStreams`.
+        num_atoms: Number of evenly spaced atoms K, at least 2.
+        v_min: Lowest atom (return).
+        v_max: Highest atom (return).
+        dueling: Whether to use a dueling network for the logits, as in Hessel et al. 2018.
+        stream_width: Width of each stream's hidden layer; see `width` in `ActionStreams`.
 
     Raises:
-        ValueError: If there are fewer than two returns.
+        ConfigError: If there are fewer than two atoms, or `v_min` is not less than `v_max`.
     """
 
     atoms: Tensor
@@ -116,34 +122,34 @@ class CategoricalHead(nn.Module):
     ) -> None:
         super().__init__()
         if num_atoms < 2 or v_min >= v_max:
-            raise ValueError(
-                f"C51 needs num_atoms of at least 2 and v_min < v_max, got {num_atoms} from "
-                f"{v_min} to {v_max}"
+            raise ConfigError(
+                f"model.head: CategoricalHead needs num_atoms >= 2 and v_min < v_max, got "
+                f"num_atoms {num_atoms}, v_min {v_min}, v_max {v_max}"
             )
         self.logits = ActionStreams(in_features, num_actions, num_atoms, dueling, stream_width)
         self.register_buffer("atoms", torch.linspace(v_min, v_max, num_atoms), persistent=False)
 
     def forward(self, features: Tensor) -> Categorical:
-        """Features [B, D] → logits [B, A, K] and their means."""
+        """Return action values [B, A], logits [B, A, K] and atoms [K] for features [B, D]."""
         logits: Tensor = self.logits(features)
         means = (logits.softmax(-1, dtype=self.atoms.dtype) * self.atoms).sum(-1)
         return Categorical(means, logits, self.atoms)
 
 
 class QuantileHead(nn.Module):
-    """K quantiles of the return per action (QR-DQN, Dabney et al. 2018a).
+    """Head for QR-DQN, which computes K quantiles of the return per action (Dabney et al. 2018a).
 
-    Quantile i is that at (i + 1/2) / K.
+    The probability of quantile i is (i + 1/2) / K.
 
     Args:
         in_features: Number of features D.
         num_actions: Number of actions A.
         num_quantiles: Number of quantiles K.
-        dueling: Whether each quantile is that of a dueling network.
-        stream_width: Width of a hidden layer before the quantiles; see `ActionStreams`.
+        dueling: Whether to use a dueling network (Wang et al. 2016).
+        stream_width: Width of each stream's hidden layer; see `width` in `ActionStreams`.
     """
 
-    fractions: Tensor
+    taus: Tensor
 
     def __init__(
         self,
@@ -157,64 +163,70 @@ class QuantileHead(nn.Module):
         self.quantiles = ActionStreams(
             in_features, num_actions, num_quantiles, dueling, stream_width
         )
-        self.register_buffer("fractions", midpoints(num_quantiles), persistent=False)
+        self.register_buffer("taus", midpoints(num_quantiles), persistent=False)
 
     def forward(self, features: Tensor) -> Quantiles:
-        """Features [B, D] → quantiles [B, A, K] and their means."""
+        """Return action values [B, A], quantiles [B, A, K] and taus [K] for features [B, D]."""
         quantiles: Tensor = self.quantiles(features)
-        return Quantiles(quantiles.mean(-1), quantiles, self.fractions)
+        return Quantiles(quantiles.mean(-1), quantiles, self.taus)
 
 
 class ImplicitQuantileHead(nn.Module):
-    """Quantiles of the return per action at any fractions (IQN, Dabney et al. 2018b).
+    """Head for IQN, which computes quantiles of the return at any taus (Dabney et al. 2018b).
 
-    Each fraction t is embedded as relu(W cos(pi i t) + b), i = 0 … `num_cosines` - 1, and
-    multiplied with the features (eq. 4). Where no fractions are given, to act, they are the K
-    midpoints (i + 1/2) / K: the paper draws them, but the mean is what is looked for.
+    The taus are the probabilities of the quantiles. Each tau is embedded as relu(sum_i w_i cos(pi i
+    tau) + b), i = 0 … `num_cosines` - 1, and multiplied by the features (eq. 4). If no taus are
+    passed, as when acting, the head uses the midpoints (i + 1/2) / K with K = `num_acting_taus`.
+    The paper also samples taus for acting; midpoints estimate the mean without sampling noise.
 
     Args:
         in_features: Number of features D.
         num_actions: Number of actions A.
-        num_fractions: Fractions drawn for an update.
-        num_acting_fractions: Fractions that an action is chosen by.
-        num_cosines: Cosines of the embedding.
-        dueling: Whether each quantile is that of a dueling network.
-        stream_width: Width of a hidden layer before the quantiles; see `ActionStreams`.
+        num_taus: Number of taus sampled for each row in each forward pass of an update.
+        num_acting_taus: Number of fixed taus for selecting actions.
+        num_cosines: Number of cosines in the embedding of a tau.
+        dueling: Whether to use a dueling network (Wang et al. 2016).
+        stream_width: Width of each stream's hidden layer; see `width` in `ActionStreams`.
     """
 
-    fractions: Tensor
+    taus: Tensor
     frequencies: Tensor
 
     def __init__(
         self,
         in_features: int,
         num_actions: int,
-        num_fractions: int = 8,
-        num_acting_fractions: int = 32,
+        num_taus: int = 8,
+        num_acting_taus: int = 32,
         num_cosines: int = 64,
         dueling: bool = False,
         stream_width: int | None = None,
     ) -> None:
         super().__init__()
-        self.num_fractions = num_fractions
+        self.num_taus = num_taus
         self.embedding = nn.Linear(num_cosines, in_features)
         self.quantiles = ActionStreams(in_features, num_actions, 1, dueling, stream_width)
         frequencies = math.pi * torch.arange(num_cosines)
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.register_buffer("fractions", midpoints(num_acting_fractions), persistent=False)
+        self.register_buffer("taus", midpoints(num_acting_taus), persistent=False)
 
-    def forward(self, features: Tensor, fractions: Tensor | None = None) -> Quantiles:
-        """Features [B, D], fractions [B, K] → quantiles [B, A, K] and their means."""
-        if fractions is None:
-            fractions = self.fractions  # [K], embedded once for all rows
-        cosines = torch.cos(fractions.reshape(-1, fractions.shape[-1], 1) * self.frequencies)
+    def forward(self, features: Tensor, taus: Tensor | None = None) -> Quantiles:
+        """Return action values [B, A], quantiles [B, A, K] and the quantiles' taus.
+
+        Args:
+            features: Features [B, D].
+            taus: Probabilities [B, K] of the quantiles; None for the head's fixed taus.
+        """
+        if taus is None:
+            taus = self.taus  # [K], embedded once for all rows
+        cosines = torch.cos(taus.reshape(-1, taus.shape[-1], 1) * self.frequencies)
         embedded = torch.relu(self.embedding(cosines))  # [1, K, D] or [B, K, D]
         quantiles = self.quantiles(features[:, None] * embedded)[..., 0].transpose(1, 2)
-        return Quantiles(quantiles.mean(-1), quantiles, fractions)
+        return Quantiles(quantiles.mean(-1), quantiles, taus)
 
 
 def midpoints(count: int) -> Tensor:
-    """The middles of so many equal parts of [0, 1].
+    """Return the midpoints of `count` equal intervals of [0, 1]: (i + 1/2) / count.
 
     >>> midpoints(2)
     tensor([0.2500, 0.7500])
@@ -223,9 +235,16 @@ def midpoints(count: int) -> Tensor:
 
 
 def dueling(value: Tensor, advantage: Tensor) -> Tensor:
-    """V + A - mean over actions of A, [B, …, 1, K] and [B, …, A, K] → [B, …, A, K].
+    """Combine state values V and advantages A into action values V + A - mean(A).
 
-    Wang et al. 2016, eq. 9: of all splits it is the one in which advantages have the mean 0.
+    Wang et al. 2016, eq. 9. Subtracting the mean over actions makes the decomposition unique.
+
+    Args:
+        value: State values [B, …, 1, K].
+        advantage: Advantages [B, …, A, K].
+
+    Returns:
+        Action values [B, …, A, K].
 
     >>> dueling(torch.tensor([[[5.0]]]), torch.tensor([[[1.0], [3.0]]])).flatten()
     tensor([4., 6.])

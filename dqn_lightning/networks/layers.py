@@ -1,4 +1,4 @@
-"""Layers and initialisations that torsos and heads are built of."""
+"""Layers and weight initializations used by torsos and heads."""
 
 import math
 from collections.abc import Sequence
@@ -11,39 +11,47 @@ from torch.nn import functional
 
 
 class Initialization(Protocol):
-    """Fills a layer's weight in place; biases keep PyTorch's default."""
+    """Function that initializes a layer's weight in place; biases keep PyTorch's default."""
 
     def __call__(self, weight: Tensor) -> Any:
-        """Fill the weight; what is given back is not used."""
-        ...  # said to give a Tensor, the command line would ask for one
+        """Initialize the weight in place; the return value is ignored."""
+        ...  # not annotated as Tensor: the command line would ask for a subclass of Tensor
 
 
 @dataclass(frozen=True)
 class Normal:
-    """Weights from a normal distribution around 0 with this standard deviation."""
+    """Initialization with normally distributed weights of mean 0.
+
+    Args:
+        std: Standard deviation of the weights.
+    """
 
     std: float
 
     def __call__(self, weight: Tensor) -> Any:
-        """Fill the weight in place."""
+        """Initialize the weight in place."""
         return nn.init.normal_(weight, std=self.std)
 
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """Orthogonal weights scaled by `gain` (Saxe et al. 2014)."""
+    """Initialization with an orthogonal weight matrix (Saxe, McClelland and Ganguli 2014).
+
+    Args:
+        gain: Factor by which the orthogonal matrix is multiplied.
+    """
 
     gain: float = 1.0
 
     def __call__(self, weight: Tensor) -> Any:
-        """Fill the weight in place."""
+        """Initialize the weight in place."""
         return nn.init.orthogonal_(weight, gain=self.gain)
 
 
 def linear(
     in_features: int, out_features: int, initialization: Initialization | None = None
 ) -> nn.Linear:
-    """A linear layer, its weight drawn by `initialization` (PyTorch's default if None)."""
+    """Return a linear layer whose weight is initialized by the given function, if any."""
     layer = nn.Linear(in_features, out_features)
     if initialization is not None:
         initialization(layer.weight)
@@ -51,23 +59,26 @@ def linear(
 
 
 class NoisyLinear(nn.Linear):
-    """A linear layer whose weights are drawn anew: factorised noise of learnt size.
+    """Linear layer with factorized Gaussian noise on weights and biases (Fortunato et al. 2018).
 
-    Weights are W + S * outer(e_out, e_in) and biases b + s * e_out, where e = sgn(z) sqrt(|z|) of
-    normal z: Fortunato et al. 2018, eq. 9 to 11. Where each row has noise of its own it is computed
-    as W x + b + e_out * (S (e_in * x) + s), without a matrix for each row.
+    The weights are W + S * outer(e_out, e_in) and the biases are b + s * e_out. The elements of
+    e_in and e_out are sgn(z) sqrt(|z|) for standard normal z (eq. 9 to 11). The means W (`weight`)
+    and b (`bias`) and the noise scales S (`weight_sigma`) and s (`bias_sigma`) are learned. With
+    separate noise for each row, the output is computed as W x + b + e_out * (S (e_in * x) + s),
+    which needs no weight matrix per row.
 
-    The noise is lent to the layer for one pass (see `QNetwork`); without any, it is a linear layer.
-    Its parameters `weight` and `bias` are the means.
+    `QNetwork` sets the attribute `noise` for the duration of one forward pass. While it is None,
+    the layer is an ordinary linear layer with the mean weights.
 
     Args:
         in_features: Number of inputs.
         out_features: Number of outputs.
-        bias: Whether there are biases.
-        sigma: Size of the noise at the start, divided by the root of `in_features`.
+        bias: Whether the layer has biases.
+        sigma: Initial noise scale; the elements of S and s start at sigma / sqrt(in_features).
 
     Attributes:
-        noise: What is lent: [B or 1, inputs + outputs].
+        noise: Values of e_in and e_out, concatenated: [B, in_features + out_features], or
+            [1, in_features + out_features] if shared by all rows; None for no noise.
     """
 
     bias_sigma: nn.Parameter | None
@@ -82,7 +93,7 @@ class NoisyLinear(nn.Linear):
         self.noise: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs] or [B, …, inputs] → the same with outputs."""
+        """Return outputs [B, …, out_features] for inputs [B, …, in_features]."""
         if self.noise is None:
             return super().forward(x)
         sizes = [self.in_features, self.out_features]
@@ -99,7 +110,14 @@ class NoisyLinear(nn.Linear):
 
 
 def make_noisy(module: nn.Module, sigma: float = 0.5) -> None:
-    """Put a `NoisyLinear` with the same means in the place of every linear layer inside."""
+    """Replace every `nn.Linear` inside the module with a `NoisyLinear`, in place.
+
+    The parameters of the replaced layers become the means.
+
+    Args:
+        module: Module to modify.
+        sigma: Initial noise scale; see `NoisyLinear`.
+    """
     for name, child in module.named_children():
         if type(child) is not nn.Linear:
             make_noisy(child, sigma)
@@ -110,26 +128,25 @@ def make_noisy(module: nn.Module, sigma: float = 0.5) -> None:
         setattr(module, name, noisy)
 
 
-def statistics(module: nn.Module) -> dict[str, Tensor]:
-    """Buffers that are learnt, as batch normalisation's; no constants, which are not saved."""
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers in the module's `state_dict`, such as running means of batch norm."""
     saved = module.state_dict()
     return {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Whether calling the module calls more than its `forward`."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+class ObservationEncoder(nn.Module):
+    """First layer of every network, which converts stored observations to floating point.
 
-
-class Observation(nn.Module):
-    """The first layer of any network: stored observations → floating point, on its device.
-
-    uint8 is scaled to [0, 1]; numbers of classes become one-hot vectors, side by side; anything
-    else is converted.
+    uint8 observations are scaled to [0, 1]. Discrete observations become concatenated one-hot
+    vectors. The values of other observations do not change.
 
     Args:
-        obs_shape: Shape of an observation, stack included.
-        obs_classes: Number of classes of each element of a discrete observation, else None.
+        obs_shape: Shape of an observation, including stacked frames.
+        obs_classes: Number of classes for each element of a discrete observation; None for other
+            observations.
+
+    Attributes:
+        out_shape: Shape of an encoded observation.
     """
 
     def __init__(self, obs_shape: Sequence[int], obs_classes: Sequence[int] | None = None) -> None:
@@ -138,14 +155,15 @@ class Observation(nn.Module):
         self.out_shape = tuple(obs_shape) if obs_classes is None else (sum(obs_classes),)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[B, …] of any dtype → [B, …] float."""
+        """Return encoded observations [B, *out_shape] in the default float dtype."""
         if self.obs_classes is not None:
-            columns = [  # `one_hot` would look at the numbers first, which cannot be recorded
+            # Not `one_hot`: it inspects the values on the host, which an engine cannot record.
+            columns = [
                 obs[:, i, None] == torch.arange(classes, device=obs.device)
                 for i, classes in enumerate(self.obs_classes)
             ]
             return torch.cat(columns, dim=1).to(torch.get_default_dtype())
         if obs.dtype == torch.uint8:
-            # In place: a second large block of memory takes ten times as long as the arithmetic.
+            # In place: allocating a second large tensor costs ten times as much as the division.
             return obs.to(torch.get_default_dtype()).div_(255)
         return obs.to(torch.get_default_dtype())

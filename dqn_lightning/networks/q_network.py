@@ -1,4 +1,4 @@
-"""The whole network: observation layer, torso, head."""
+"""The Q-network, which maps observations to action values."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from dqn_lightning.errors import ConfigError
 from dqn_lightning.networks.heads import (
     ActionStreams,
     CategoricalHead,
@@ -13,7 +14,7 @@ from dqn_lightning.networks.heads import (
     QuantileHead,
     ValueHead,
 )
-from dqn_lightning.networks.layers import NoisyLinear, Observation, make_noisy
+from dqn_lightning.networks.layers import NoisyLinear, ObservationEncoder, make_noisy
 from dqn_lightning.networks.torsos import (
     CNN,
     MLP,
@@ -21,9 +22,9 @@ from dqn_lightning.networks.torsos import (
     FrameDifference,
     TorsoFactory,
 )
-from dqn_lightning.types import Draw, Draws
+from dqn_lightning.types import PassNoise, UpdateNoise
 
-_SAME_IN_BOTH_MODES = (
+_MODE_INDEPENDENT = (
     ActionStreams,
     CNN,
     CategoricalHead,
@@ -46,25 +47,31 @@ _SAME_IN_BOTH_MODES = (
     nn.SiLU,
     nn.Tanh,
 )
-"""Layers that compute the same in training and evaluation; any other might not."""
+"""Layers that ignore the training mode; any other layer is assumed to depend on it."""
 
 HeadFactory: TypeAlias = Callable[[int, int], nn.Module]
-"""Number of features, number of actions → module whose output has `q_values` [B, A]."""
+"""Factory for heads, called with the number of features and the number of actions.
+
+The output of the head has an attribute `q_values`.
+"""
 
 
 class QNetwork(nn.Module):
-    """Observations → action values.
+    """Q-network: encoder, torso and head, which together map observations to action values.
 
     Args:
-        obs_shape: Shape of an observation, stack included.
+        obs_shape: Shape of an observation, including stacked frames.
         num_actions: Number of actions A.
-        torso: Makes the torso; its number of features is found by trying it on zeros.
-        head: Makes the head.
-        obs_classes: Number of classes of each element of a discrete observation, else None.
-        noisy_sigma: Size of the noise of linear layers (Fortunato et al. 2018); none if None.
+        torso: Factory for the torso, whose number of features is determined by a forward pass on
+            zeros.
+        head: Factory for the head.
+        obs_classes: Number of classes for each element of a discrete observation; None for other
+            observations.
+        noisy_sigma: Initial noise scale of noisy linear layers (Fortunato et al. 2018); None for
+            ordinary linear layers.
 
     Raises:
-        ValueError: If the torso cannot take the observations, or makes no features of rank 2.
+        ConfigError: If the torso rejects the observations, or its output does not have rank 2.
     """
 
     def __init__(
@@ -77,107 +84,131 @@ class QNetwork(nn.Module):
         noisy_sigma: float | None = None,
     ) -> None:
         super().__init__()
-        self.observation = Observation(obs_shape, obs_classes)
-        self.torso = torso(self.observation.out_shape)
-        self.head = head(_num_features(self.torso, self.observation.out_shape), num_actions)
+        self.obs_encoder = ObservationEncoder(obs_shape, obs_classes)
+        self.torso = torso(self.obs_encoder.out_shape)
+        self.head = head(_num_features(self.torso, self.obs_encoder.out_shape), num_actions)
         if noisy_sigma is not None:
             make_noisy(self, noisy_sigma)
-        self.list_layers()
+        self.refresh_layer_cache()
 
-    def list_layers(self) -> None:
-        """See anew which layers `switch` must switch and which are noisy, after an exchange."""
-        same = {Observation, QNetwork, *_SAME_IN_BOTH_MODES}  # themselves, not what inherits
-        self._mode_dependent = [m for m in self.modules() if type(m) not in same]
-        self._noisy = [m for m in self.modules() if isinstance(m, NoisyLinear)]
-        self._noise_sizes = [layer.in_features + layer.out_features for layer in self._noisy]
-        self._num_fractions: int | None = getattr(self.head, "num_fractions", None)
+    def refresh_layer_cache(self) -> None:
+        """Update the cached lists of mode-dependent and noisy layers.
 
-    def forward(self, obs: Tensor, draw: Draw | None = None) -> Any:
-        """Observations [B, …] → what the head makes of them, always with `q_values` [B, A].
+        Call this method after replacing a layer of the network.
+        """
+        # Exact types: a subclass may depend on the mode.
+        independent = {ObservationEncoder, QNetwork, *_MODE_INDEPENDENT}
+        self._mode_dependent_layers = [m for m in self.modules() if type(m) not in independent]
+        self._noisy_layers = [m for m in self.modules() if isinstance(m, NoisyLinear)]
+        self._noise_sizes = [layer.in_features + layer.out_features for layer in self._noisy_layers]
+        self._num_taus: int | None = getattr(self.head, "num_taus", None)
+
+    def forward(self, obs: Tensor, noise: PassNoise | None = None) -> Any:
+        """Return the head's output, which always has `q_values` [B, A].
 
         Args:
             obs: Observations [B, …].
-            draw: What is random in this pass; without it nothing is, as in an evaluation.
+            noise: Random inputs for this pass; None for a deterministic pass, in which noisy layers
+                use their means, and an IQN head uses its fixed taus.
         """
-        noise, fractions = draw or Draw()
-        if noise is None:
-            return self._forward(obs, fractions)
-        self._lend(torch.split(noise, self._noise_sizes, dim=1))
+        layer_noise, taus = noise or PassNoise()
+        if layer_noise is None:
+            return self._forward(obs, taus)
+        self._set_layer_noise(torch.split(layer_noise, self._noise_sizes, dim=1))
         try:
-            return self._forward(obs, fractions)
+            return self._forward(obs, taus)
         finally:
-            self._lend([None] * len(self._noisy))
+            self._set_layer_noise([None] * len(self._noisy_layers))
 
     def features(self, obs: Tensor) -> Tensor:
-        """Observations [B, …] → what the head is given [B, D]."""
-        features: Tensor = self.torso(self.observation(obs))
+        """Return the features [B, D] for observations [B, …]; they are the head's input."""
+        features: Tensor = self.torso(self.obs_encoder(obs))
         return features
 
-    def _forward(self, obs: Tensor, fractions: Tensor | None) -> Any:
+    def _forward(self, obs: Tensor, taus: Tensor | None) -> Any:
         features = self.features(obs)
-        return self.head(features) if fractions is None else self.head(features, fractions)
+        return self.head(features) if taus is None else self.head(features, taus)
 
     @property
     def is_noisy(self) -> bool:
-        """Whether it has noisy layers: it explores by itself."""
-        return bool(self._noisy)
+        """Whether the network has noisy layers."""
+        return bool(self._noisy_layers)
 
     @property
-    def is_random(self) -> bool:
-        """Whether something is drawn for each pass of an update."""
-        return self.is_noisy or self._num_fractions is not None
+    def needs_update_noise(self) -> bool:
+        """Whether an update needs random inputs: layer noise or taus."""
+        return self.is_noisy or self._num_taus is not None
 
-    def draw_noise(self, num_rows: int, rng: torch.Generator) -> Tensor:
-        """Noise for so many rows [num_rows, R]: e = sgn(z) sqrt(|z|) of normal z."""
+    def sample_layer_noise(self, num_rows: int, rng: torch.Generator) -> Tensor:
+        """Sample the noise for all noisy layers: sgn(z) sqrt(|z|) with standard normal z.
+
+        Args:
+            num_rows: Number of rows of noise.
+            rng: Random number generator; the result is on its device.
+
+        Returns:
+            Noise [num_rows, R], where R is the total number of inputs and outputs of these layers.
+        """
         z = torch.randn(num_rows, sum(self._noise_sizes), generator=rng, device=rng.device)
         return z.abs().sqrt_().copysign_(z)
 
-    def draws(self, batch_size: int, rng: torch.Generator) -> Draws | None:
-        """What is random in an update; None if nothing is.
+    def sample_update_noise(self, batch_size: int, rng: torch.Generator) -> UpdateNoise | None:
+        """Sample the random inputs of an update, or return None if the update needs none.
 
-        Each of the three passes has noise of its own, the same for all rows.
+        The online, selector and target passes use independent layer noise, shared by all rows, and
+        the online and target passes use independent taus for each row.
+
+        Args:
+            batch_size: Number of rows in the batch.
+            rng: Random number generator; the results are on its device.
         """
-        if not self.is_random:
+        if not self.needs_update_noise:
             return None
-        noises: list[Tensor | None] = [None] * 3
-        if self._noisy:
-            noises = list(torch.split(self.draw_noise(3, rng), 1))
-        fractions: list[Tensor | None] = [None] * 2
-        if self._num_fractions is not None:
-            shape = 2, batch_size, self._num_fractions
-            fractions = list(torch.rand(shape, generator=rng, device=rng.device))
-        online, target = (Draw(noises[i], fractions[i]) for i in range(2))
-        return Draws(online, Draw(noises[2]), target)
+        layer_noise: list[Tensor | None] = [None] * 3
+        if self._noisy_layers:
+            layer_noise = list(torch.split(self.sample_layer_noise(3, rng), 1))
+        taus: list[Tensor | None] = [None] * 2
+        if self._num_taus is not None:
+            shape = 2, batch_size, self._num_taus
+            taus = list(torch.rand(shape, generator=rng, device=rng.device))
+        online, target = (PassNoise(layer_noise[i], taus[i]) for i in range(2))
+        return UpdateNoise(online, PassNoise(layer_noise[2]), target)
 
-    def _lend(self, noises: Sequence[Tensor | None]) -> None:
-        for layer, noise in zip(self._noisy, noises, strict=True):
-            layer.noise = noise
+    def _set_layer_noise(self, noise: Sequence[Tensor | None]) -> None:
+        """Set the attribute `noise` of each noisy layer."""
+        for layer, own_noise in zip(self._noisy_layers, noise, strict=True):
+            layer.noise = own_noise
 
-    def switch(self, training: bool) -> None:
-        """`train()` or `eval()` for those layers only that may tell the two apart.
+    def set_mode(self, training: bool) -> None:
+        """Switch to training or evaluation mode, like `train()` and `eval()` but faster.
 
-        Acting and learning alternate, and walking through all layers twice per update takes as
-        long as acting once.
+        Only layers that may depend on the mode are switched; all other layers keep their `training`
+        attribute. The mode changes twice per update, because acting and learning alternate;
+        visiting all layers each time would take as long as selecting one action.
+
+        Args:
+            training: Whether to switch to training mode instead of evaluation mode.
         """
-        for layer in self._mode_dependent:
+        for layer in self._mode_dependent_layers:
             if layer.training != training:
                 layer.training = training
 
 
 def _num_features(torso: nn.Module, obs_shape: Sequence[int]) -> int:
+    """Return a torso's number of features, found by calling it on one observation of zeros."""
     training = torso.training
     try:
-        with torch.no_grad():  # in eval mode, or layers with statistics would learn from zeros
+        with torch.no_grad():  # eval mode: batch norm must not learn from zeros
             features = torso.eval()(torch.zeros(1, *obs_shape))
     except RuntimeError as error:
-        raise ValueError(
-            f"model.network: {type(torso).__name__} cannot take observations of shape "
+        raise ConfigError(
+            f"model.network: {type(torso).__name__} does not accept observations of shape "
             f"{list(obs_shape)}: {error}"
         ) from error
     torso.train(training)
     if features.ndim != 2:
-        raise ValueError(
-            f"model.network: a network must make features [batch, number], "
-            f"{type(torso).__name__} makes {list(features.shape)}; end it with nn.Flatten()"
+        raise ConfigError(
+            f"model.network: the network must return features of shape [batch, features], but "
+            f"{type(torso).__name__} returns {list(features.shape)}; end it with nn.Flatten()"
         )
     return int(features.shape[1])

@@ -1,4 +1,4 @@
-"""Torsos: observations → features."""
+"""Torsos, which compute features from encoded observations."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise, zip_longest
@@ -8,25 +8,32 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from dqn_lightning.errors import ConfigError
 from dqn_lightning.networks.layers import Initialization, linear
 
 TorsoFactory: TypeAlias = Callable[[Sequence[int]], nn.Module]
-"""Shape of an observation → module that makes features [B, D] of observations [B, …]."""
+"""Factory for torsos, called with the shape of an observation.
+
+A torso is a module that computes features [B, D] for observations [B, …].
+"""
 
 
 class MLP(nn.Module):
-    """Linear layers, each followed by an activation; the observation is flattened first.
+    """Multilayer perceptron: linear layers, each followed by an activation.
+
+    Observations with several dimensions are flattened first.
 
     Args:
-        obs_shape: Shape of an observation, without the batch.
-        widths: Width of each layer; the last is the number of features. Empty for none.
-        activation: Makes the activation between layers.
-        initialization: Fills each weight in place; PyTorch's default if None.
-        layer_norm: Whether each linear layer is followed by layer normalisation (Ba, Kiros and
-            Hinton 2016).
+        obs_shape: Shape of an observation, without the batch dimension.
+        widths: Width of each layer; the last one is the number of features. Without layers, the
+            features are the flattened observation.
+        activation: Factory for the activation that follows each layer.
+        initialization: Initialization for the weights; None for PyTorch's default.
+        layer_norm: Whether to apply layer normalization (Ba, Kiros and Hinton 2016) between each
+            linear layer and its activation.
 
     Raises:
-        ValueError: If a width is not positive.
+        ConfigError: If a width is not positive.
     """
 
     def __init__(
@@ -39,7 +46,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if any(width < 1 for width in widths):
-            raise ValueError(f"MLP: every one of widths must be at least 1, got {list(widths)}")
+            raise ConfigError(
+                f"model.network: MLP: all widths must be at least 1, got {list(widths)}"
+            )
         self.flattens = len(obs_shape) > 1
         sizes = [prod(obs_shape), *widths]
         self.layers = nn.ModuleList(
@@ -49,7 +58,7 @@ class MLP(nn.Module):
         self.activation = activation()
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Observations [B, …] → features [B, D]."""
+        """Return features [B, D] for observations [B, …]."""
         features = obs.flatten(1) if self.flattens else obs
         for layer, norm in zip_longest(self.layers, self.norms):
             features = layer(features)
@@ -60,24 +69,26 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Convolutions of a picture, then linear layers; ReLU after each.
+    """Convolutional network: convolutions, then linear layers, each followed by ReLU.
 
-    The defaults are the network of Mnih et al. 2015.
+    The default arguments describe the network of Mnih et al. 2015.
 
     Args:
-        obs_shape: [C, H, W].
-        channels: Channels that each convolution makes.
-        kernel_sizes: Side of each convolution's kernel, or its height and width, in pixels.
-        strides: Step of each convolution, or its steps down and across, in pixels.
-        batch_norm: Whether each convolution is followed by batch normalisation (Ioffe and Szegedy
-            2015).
-        widths: Width of each linear layer. If empty, the last convolution's outputs are the
-            features.
-        layer_norm: Whether convolutions and linear layers are followed by layer normalisation (Ba,
-            Kiros and Hinton 2016), over all channels and places.
+        obs_shape: Shape [C, H, W] of an observation.
+        channels: Number of output channels of each convolution.
+        kernel_sizes: Kernel size of each convolution in pixels: one number, or height and width.
+        strides: Stride of each convolution in pixels: one number, or vertical and horizontal.
+        batch_norm: Whether to apply batch normalization (Ioffe and Szegedy 2015) between each
+            convolution and its ReLU.
+        widths: Width of each linear layer; the last one is the number of features. Without
+            linear layers, the features are the flattened output of the last convolution.
+        layer_norm: Whether to apply layer normalization (Ba, Kiros and Hinton 2016) between each
+            convolution or linear layer and its ReLU. Convolutions are normalized over all channels
+            and positions.
 
     Raises:
-        ValueError: If the observation is no picture, or too small for these convolutions.
+        ConfigError: If the observation is not an image [C, H, W] or is too small for the
+            convolutions, or if `channels`, `kernel_sizes` and `strides` differ in length.
     """
 
     def __init__(
@@ -92,14 +103,14 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         if len(obs_shape) != 3:
-            raise ValueError(
-                f"model.network: CNN needs pictures [channels, height, width], the observations "
-                f"are {list(obs_shape)}"
+            raise ConfigError(
+                f"model.network: CNN needs observations of shape [channels, height, width], got "
+                f"{list(obs_shape)}"
             )
         if not len(channels) == len(kernel_sizes) == len(strides):
-            raise ValueError(
-                f"model.network: CNN needs as many channels ({len(channels)}) as kernel_sizes "
-                f"({len(kernel_sizes)}) and strides ({len(strides)})"
+            raise ConfigError(
+                f"model.network: CNN needs channels, kernel_sizes and strides of equal length, got "
+                f"{len(channels)}, {len(kernel_sizes)} and {len(strides)}"
             )
         ins, *size = obs_shape
         layers: list[nn.Module] = []
@@ -108,34 +119,34 @@ class CNN(nn.Module):
             if batch_norm:
                 layers.append(nn.BatchNorm2d(outs))
             if layer_norm:
-                layers.append(nn.GroupNorm(1, outs))  # over the whole picture, scaled by channels
+                layers.append(nn.GroupNorm(1, outs))  # one group: layer norm over C, H, W
             layers.append(nn.ReLU())
             steps = zip(size, convolution.kernel_size, convolution.stride, strict=True)
             ins, size = outs, [(side - kernel) // step + 1 for side, kernel, step in steps]
             if min(size) < 1:
-                raise ValueError(
-                    f"model.network: pictures of {obs_shape[1]} x {obs_shape[2]} are too small for "
+                raise ConfigError(
+                    f"model.network: images of {obs_shape[1]} x {obs_shape[2]} are too small for "
                     f"CNN with kernel_sizes {list(kernel_sizes)} and strides {list(strides)}"
                 )
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         self.linear = MLP((ins * prod(size),), widths, layer_norm=layer_norm)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Pictures [B, C, H, W] → features [B, D]."""
+        """Return features [B, D] for images [B, C, H, W]."""
         features: Tensor = self.linear(self.convolutions(obs))
         return features
 
 
 class FrameDifference(nn.Module):
-    """Gives another torso the newest of two stacked frames minus the one before.
+    """Torso that passes the difference of two stacked frames, newest minus older, to another torso.
 
     Args:
         obs_shape: Shape of two frames, stacked along their first dimension.
-        torso: Makes the other torso, for the shape of one frame.
-        scale: Factor of the difference.
+        torso: Factory for the other torso, called with the shape of one frame.
+        scale: Factor by which the difference is multiplied.
 
     Raises:
-        ValueError: If there are not two frames.
+        ConfigError: If the first dimension of `obs_shape` is odd, so it cannot hold two frames.
     """
 
     def __init__(
@@ -144,39 +155,40 @@ class FrameDifference(nn.Module):
         super().__init__()
         stacked, *rest = obs_shape
         if stacked % 2:
-            raise ValueError(
-                f"model.network: FrameDifference needs data.frame_stack 2, the observations are "
-                f"{list(obs_shape)}"
+            raise ConfigError(
+                f"model.network: FrameDifference needs data.replay.frame_stack 2, got observations "
+                f"of shape {list(obs_shape)}"
             )
         self.scale = scale
         self.torso = torso((stacked // 2, *rest))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Stacks of two frames [B, 2 C, …] → features [B, D]."""
+        """Return features [B, D] for stacks of two frames [B, 2 C, …]."""
         older, newest = obs.chunk(2, dim=1)
         difference = newest - older
-        if self.scale != 1:  # it is a pass over all pixels
+        if self.scale != 1:  # avoids a pass over all pixels
             difference = difference * self.scale
         features: Tensor = self.torso(difference)
         return features
 
 
 class FrameAndDifferences(nn.Module):
-    """Gives another torso the newest of several stacked frames, and how each differs from the last.
+    """Torso that passes the newest frame and the differences of successive frames to another torso.
 
-    From one frame to the next little changes, and what moves is told by that little. A network that
-    is given the frames has to find it in small differences of large numbers; here it is given the
-    differences, and the newest frame less its mean (of a picture that is mostly background: what is
-    not background), all made larger.
+    The input is a stack of frames. Motion is visible only in the differences of successive frames,
+    which are small compared with the pixel values, so this torso computes the differences
+    explicitly. It also subtracts the mean from the newest frame, and multiplies the frame
+    and the differences by `scale`.
 
     Args:
         obs_shape: Shape of the frames, stacked along their first dimension.
-        torso: Makes the other torso, for as many frames.
-        num_frames: Number of them, that of `data.frame_stack`.
-        scale: Factor of the differences and of the frame.
+        torso: Factory for the other torso, called with `obs_shape`.
+        num_frames: Number of stacked frames, equal to `data.replay.frame_stack`.
+        scale: Factor by which the newest frame and the differences are multiplied.
 
     Raises:
-        ValueError: If there are not so many frames.
+        ConfigError: If `num_frames` is less than 2 or does not divide the first dimension of
+            `obs_shape`.
     """
 
     def __init__(
@@ -188,16 +200,17 @@ class FrameAndDifferences(nn.Module):
     ) -> None:
         super().__init__()
         if num_frames < 2 or obs_shape[0] % num_frames:
-            raise ValueError(
+            raise ConfigError(
                 f"model.network: FrameAndDifferences with num_frames {num_frames} needs "
-                f"data.frame_stack {max(2, num_frames)}, the observations are {list(obs_shape)}"
+                f"data.replay.frame_stack {max(2, num_frames)}, got observations of shape "
+                f"{list(obs_shape)}"
             )
         self.channels = obs_shape[0] // num_frames
         self.scale = scale
         self.torso = torso(obs_shape)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Stacks of frames [B, S C, …] → features [B, D]."""
+        """Return features [B, D] for stacks of frames [B, S C, …]."""
         newest = obs[:, -self.channels :]
         newest = newest - newest.mean(dim=tuple(range(1, newest.ndim)), keepdim=True)
         differences = obs[:, self.channels :] - obs[:, : -self.channels]
