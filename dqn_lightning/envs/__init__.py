@@ -1,17 +1,20 @@
-"""Environments: made, vectorised, and brought into the form that the replay stores."""
+"""Environments: creation, vectorization, saving and restoring state, and CartPole wrappers."""
 
-from dqn_lightning.envs.cartpole_reward import CartPoleShapedReward
-from dqn_lightning.envs.cartpole_screen import CartPoleScreen
+from dqn_lightning.envs.cartpole import CartPoleScreen, CartPoleShapedReward
 from dqn_lightning.envs.factory import EnvFactory, Vectorization
-from dqn_lightning.envs.observations import adapt, obs_classes
-from dqn_lightning.envs.single import SingleVectorEnv
+from dqn_lightning.envs.observations import adapt, load_observations, obs_classes
+from dqn_lightning.envs.settings import EnvSettings, as_env_settings
+from dqn_lightning.envs.vectors import SingleVectorEnv
 
 __all__ = [
     "CartPoleScreen",
     "CartPoleShapedReward",
     "EnvFactory",
+    "EnvSettings",
     "SingleVectorEnv",
     "Vectorization",
     "adapt",
+    "as_env_settings",
+    "load_observations",
     "obs_classes",
 ]

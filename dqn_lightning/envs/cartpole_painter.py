@@ -1,8 +1,9 @@
-"""The window around the cart, drawn without the rest of CartPole's screen.
+"""Draw the window around the cart without rendering the rest of CartPole's screen.
 
-`CartPoleEnv.render` draws with whole numbers as coordinates, and seen from the window few of them
-occur: the pole's top is at one of some fifty places. So what moves, cart and pole, is drawn and
-made smaller once for each set of coordinates, and copied from then on.
+`CartPoleEnv.render` rounds coordinates to integers. Relative to the window, only a few coordinates
+occur: the top of the pole, for example, has about fifty positions. Therefore, the cart and the pole
+are drawn and downsampled once for each set of coordinates. The result, called a sprite, is cached
+and copied into each image.
 """
 
 from functools import cache, lru_cache
@@ -15,41 +16,47 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _WIDTH, _HEIGHT, _END, _HALF_POLE = 600, 400, 2.4, 0.5
-"""The only CartPole that is drawn: its screen, and what it draws to scale."""
+"""Screen width and height, position limit and half the pole length that can be drawn."""
 
 _VIEW = 360
 _BOTTOM, _TOP = 80, 240
-"""The window: its width, and its rows as CartPole counts them while it draws, upwards."""
+"""Width of the window; its bottom and top edge in pixels above the bottom of the screen."""
 
 _SCALE = _WIDTH / (2 * _END)
 _CART_Y, _AXLE = 100, 7.5
 _HALF_WIDTH, _HALF_HEIGHT = 25, 15
 _POLE = [(-5.0, -5.0), (-5.0, 120.0), (5.0, 120.0), (5.0, -5.0)]
-"""In pixels: to a unit of the position; height of the cart, and of the axle above it; half the
-cart's size; corners of an upright pole, seen from the axle."""
+"""Dimensions in pixels: length of one position unit; height of the cart's center above the bottom
+of the screen; height of the axle above the cart's center; half the cart's width and height; corners
+of an upright pole relative to the axle."""
 
 _REACH = 2
-"""Columns on either side of a column that its pixels have a part in, after bicubic resizing."""
+"""Number of image columns on each side that a pixel affects in bicubic downsampling."""
 
 _SPRITES = 4096
-"""Episodes need 40 to 2 000. A grey one of 40 rows takes 2 kB, a coloured one 4."""
+"""Maximum number of cached sprites. Training needs 40 to 2,000. With 40 rows, a grayscale sprite
+takes 2 kB and a color sprite 4 kB."""
 
 _LUMA = np.array([0.2125, 0.7154, 0.0721])
-"""Gymnasium's weights of red, green and blue."""
+"""Gymnasium's weights for red, green and blue in the conversion to grayscale."""
 
 
-def in_grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A coloured picture [H, W, 3] as `gymnasium.wrappers.GrayscaleObservation` makes it [H, W, 1].
+def to_grayscale(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Convert an image [H, W, 3] to [H, W, 1] exactly as `GrayscaleObservation` does.
 
-    >>> in_grey(np.array([[[202, 152, 101]]], np.uint8)).tolist()
+    >>> to_grayscale(np.array([[[202, 152, 101]]], np.uint8)).tolist()
     [[[158]]]
     """
-    grey: NDArray[np.uint8] = np.sum(picture * _LUMA, axis=-1, keepdims=True).astype(np.uint8)
-    return grey
+    grayscale: NDArray[np.uint8] = np.sum(image * _LUMA, axis=-1, keepdims=True).astype(np.uint8)
+    return grayscale
 
 
 def can_draw(cartpole: Any, width: int) -> bool:
-    """Whether it is Gymnasium's own CartPole as it comes, and a column a whole number of pixels."""
+    """Return whether `CartPolePainter` can draw this environment at this image width.
+
+    The environment must be a `CartPoleEnv` (not a subclass) with the original dimensions, and
+    `width` must divide the width of the window.
+    """
     if type(cartpole) is not CartPoleEnv or _VIEW % width:
         return False
     screen = cartpole.screen_width, cartpole.screen_height
@@ -58,20 +65,21 @@ def can_draw(cartpole: Any, width: int) -> bool:
 
 
 class CartPolePainter:
-    """Draws the patch of a position and an angle, equal to the bit to cutting it out of the screen.
+    """Renderer for the window around the cart; the image equals a crop of the rendered screen.
 
     Args:
-        width: Columns of the patch, of which each stands for a whole number of pixels.
-        height: Rows of it.
-        grey: Whether patches are [height, width, 1] in place of [height, width, 3].
+        width: Width of the downsampled image; it must divide the width of the window.
+        height: Height of the downsampled image.
+        grayscale: Whether to draw grayscale images [height, width, 1] instead of RGB images
+            [height, width, 3].
     """
 
-    def __init__(self, width: int, height: int, grey: bool) -> None:
-        from pygame import Vector2  # not before it is needed: it takes a while, and prints
+    def __init__(self, width: int, height: int, grayscale: bool) -> None:
+        from pygame import Vector2  # slow to import, and prints a message
 
         self._upright = [Vector2(corner) for corner in _POLE]
-        self._width, self._height, self._grey = width, height, grey
-        self._pixels = _VIEW // width  # to a column
+        self._width, self._height, self._grayscale = width, height, grayscale
+        self._pixels = _VIEW // width  # per column
         self._canvas = _Canvas()
         self._drawing = Lock()
         self._sprite = lru_cache(_SPRITES)(self._draw_sprite)
@@ -79,64 +87,66 @@ class CartPolePainter:
 
     @classmethod
     @cache
-    def shared(cls, width: int, height: int, grey: bool) -> "CartPolePainter":
-        """The one of all environments of this process: what one has drawn, all have."""
-        return cls(width, height, grey)
+    def shared(cls, width: int, height: int, grayscale: bool) -> "CartPolePainter":
+        """Return the painter and sprite cache that all environments in this process share."""
+        return cls(width, height, grayscale)
 
     def __call__(self, position: float, angle: float) -> NDArray[np.uint8]:
-        """The patch [height, width, 3 or 1].
+        """Draw the image [height, width, 3 or 1].
 
         Args:
-            position: Of the cart.
-            angle: Of the pole, in radians.
+            position: Position of the cart.
+            angle: Angle of the pole, in radians.
         """
         middle = position * _SCALE + _WIDTH / 2
         left = min(max(int(middle) - _VIEW // 2, 0), _WIDTH - _VIEW)
         corners = [corner.rotate_rad(-angle) for corner in self._upright]
-        # Rounded towards 0 on the screen, as there, and only then seen from the window.
+        # Round towards 0 in screen coordinates, as CartPole does, before shifting to the window.
         xs = [int(middle), int(middle - _HALF_WIDTH), int(middle + _HALF_WIDTH)]
         xs += [int(x + middle) for x, _ in corners]
         ys = tuple([int(y + _CART_Y + _AXLE) for _, y in corners])
         first, end = self._columns(min(xs) - left, max(xs) - left)
-        # A sprite that no edge of the window cuts or comes near to is the same in any column.
+        # A sprite far enough from the window's edges is the same in every column.
         free = first >= _REACH and end <= self._width - _REACH
         moved = first - _REACH if free else 0
         origin = left + moved * self._pixels
         start, sprite = self._sprite(tuple([x - origin for x in xs]), ys)
         start += moved
-        patch: NDArray[np.uint8] = self._background.copy()
-        patch[:, start : start + sprite.shape[1]] = sprite
-        return patch
+        image: NDArray[np.uint8] = self._background.copy()
+        image[:, start : start + sprite.shape[1]] = sprite
+        return image
 
     def _columns(self, lowest: int, highest: int) -> tuple[int, int]:
-        """The columns, and the end of them, that a drawing between these pixels has a part in."""
-        first = (lowest - 1) // self._pixels - _REACH  # smooth lines are a pixel wider
+        """Return the range [first, end) of image columns affected by these window columns."""
+        first = (lowest - 1) // self._pixels - _REACH  # antialiased lines are a pixel wider
         last = (highest + 1) // self._pixels + _REACH
         return first, last + 1
 
     def _draw_sprite(self, xs: tuple[int, ...], ys: tuple[int, ...]) -> tuple[int, Any]:
-        """What is not background, and the column that it begins in."""
+        """Draw a sprite of the cart and the pole; return its first image column and its pixels."""
         first, end = self._columns(min(xs), max(xs))
-        first = min(max(first, 0), self._width - 1)  # a column is left of a cart beyond the edge
+        first = min(max(first, 0), self._width - 1)  # keep one column of a cart beyond the edge
         end = max(min(end, self._width), first + 1)
         with self._drawing:
             self._canvas.draw(xs, ys)
             return first, self._resized(first, end)
 
     def _resized(self, first: int, end: int) -> NDArray[np.uint8]:
-        """These columns of the patch, with what the pixels beside them have a part in."""
+        """Downsample image columns [first, end) exactly as if the whole window were resized."""
+        # Not torchvision's `resize`: it has no argument `box`, with which PIL also reads the
+        # pixels next to the box.
         box = first * self._pixels, 0, end * self._pixels, _TOP - _BOTTOM
         size = end - first, self._height
         resized = self._canvas.window.resize(size, Image.Resampling.BICUBIC, box=box)
-        colours = np.array(resized)[:, :, :3]
-        return in_grey(colours) if self._grey else colours
+        colors = np.array(resized)[:, :, :3]
+        return to_grayscale(colors) if self._grayscale else colors
 
 
 class _Canvas:
-    """The window's pixels, drawn by the calls of `CartPoleEnv.render`.
+    """Canvas with the full-resolution window, drawn in the same way as `CartPoleEnv.render`.
 
     Attributes:
-        window: A view of them as a picture, the right way up.
+        window: View of the pixels as an image whose first row is at the top.
     """
 
     def __init__(self) -> None:
@@ -144,7 +154,8 @@ class _Canvas:
         from pygame import gfxdraw
 
         self._gfx: Any = gfxdraw
-        # From row 0 on, for a pole that hangs down: an edge changes the smooth lines that it cuts.
+        # The canvas starts at row 0, below the window, because clipping would change the
+        # antialiased lines of a pole that hangs down.
         pixels: Any = np.full((_TOP, _VIEW, 4), 255, np.uint8)
         self._surface = pygame.image.frombuffer(pixels, (_VIEW, _TOP), "RGBX")
         rows, upwards = pixels[_BOTTOM:], -1
@@ -156,8 +167,9 @@ class _Canvas:
         """Draw the cart and the pole.
 
         Args:
-            xs: Of the cart's middle, its left and right side, and the pole's four corners.
-            ys: Of the pole's corners.
+            xs: Columns of the cart's center, left side and right side, and of the pole's four
+                corners.
+            ys: Rows of the pole's four corners.
         """
         middle, left, right, *pole_xs = xs
         bottom, top = _CART_Y - _HALF_HEIGHT, _CART_Y + _HALF_HEIGHT
@@ -170,9 +182,9 @@ class _Canvas:
         self._gfx.filled_circle(self._surface, *axle)
         self._draw_track()
 
-    def _draw_polygon(self, corners: list[tuple[int, int]], colour: tuple[int, int, int]) -> None:
-        self._gfx.aapolygon(self._surface, corners, colour)
-        self._gfx.filled_polygon(self._surface, corners, colour)
+    def _draw_polygon(self, corners: list[tuple[int, int]], color: tuple[int, int, int]) -> None:
+        self._gfx.aapolygon(self._surface, corners, color)
+        self._gfx.filled_polygon(self._surface, corners, color)
 
     def _draw_track(self) -> None:
         self._gfx.hline(self._surface, 0, _VIEW, _CART_Y, (0, 0, 0))

@@ -1,4 +1,4 @@
-"""Makes environments, one or many, with errors that say what to do."""
+"""Create single and vectorized environments, with actionable error messages."""
 
 import difflib
 import multiprocessing
@@ -15,132 +15,147 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers import Autoreset
 
 from dqn_lightning.envs.observations import adapt
-from dqn_lightning.envs.single import SingleVectorEnv
 from dqn_lightning.envs.state import (
-    CannotRestoreError,
-    Retraced,
-    can_give_state,
+    NotRestorableError,
+    RestoreByReplay,
     env_state,
     load_env_state,
+    supports_state,
 )
+from dqn_lightning.envs.vectors import SingleVectorEnv
 from dqn_lightning.errors import ConfigError, EnvironmentFailure
+from dqn_lightning.internals.gymnasium import is_raised_by_make
+
+Wrapper: TypeAlias = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+"""Function or class that wraps an environment."""
 
 Vectorization: TypeAlias = Literal["auto", "single", "sync", "async", "native"]
-"""How environments are stepped together. `single`: one, without the cost of a vector; `sync`: in
-turn; `async`: in processes; `native`: the environment's own vector version; `auto`: `single` for
-one, else `native` where there is one, else `sync`."""
+"""How a vector of environments is stepped.
+
+`single`: one environment, without vectorization; `sync`: one after another; `async`: in
+subprocesses; `native`: the environment's own vector implementation; `auto`: `single` for one
+environment, otherwise `native` if available, otherwise `sync`.
+"""
 
 _EXTRAS = {"Box2D": "box2d", "box2d": "box2d", "swig": "box2d"}
+"""Words in Gymnasium's messages about missing packages, with the extra that installs each."""
 
 
 @dataclass(frozen=True)
 class EnvFactory:
-    """Makes the environments of a run.
+    """Factory for single and vectorized environments.
 
     Args:
-        env_id: A registered id, or `module:id` for one that registers itself when imported.
-        env_kwargs: Passed to `gymnasium.make`.
-        wrappers: Applied to each environment, the first one innermost.
+        env_id: Registered Gymnasium id, or `module:id` to import a module that registers it.
+        env_kwargs: Keyword arguments for `gymnasium.make`.
+        wrappers: Wrappers applied to each environment, innermost first.
     """
 
     env_id: str
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    wrappers: Sequence[Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = ()
+    wrappers: Sequence[Wrapper] = ()
 
     def make(self) -> gym.Env[Any, Any]:
-        """One environment.
+        """Create one wrapped environment whose state can be saved.
+
+        All other exceptions raised by the environment's constructor or a wrapper are propagated.
 
         Raises:
-            ConfigError: If it cannot be made.
+            ConfigError: If the id is unknown, a package is missing, the keyword arguments do not
+                match the constructor's signature, or a wrapper does not return an environment.
         """
-        _draw_without_display()
+        _render_offscreen_without_display()
         try:
             env = gym.make(self.env_id, disable_env_checker=True, **self.env_kwargs)
-            env = _with_state(env)
-            for wrapper in self.wrappers:
-                env = wrapper(env)
-            env = _with_state(env)
         except gym.error.DependencyNotInstalled as error:
-            raise ConfigError(_missing_dependency(self.env_id, error)) from error
+            raise ConfigError(_missing_package_message(self.env_id, error)) from error
         except (gym.error.Error, ModuleNotFoundError) as error:
-            raise ConfigError(_unknown(self.env_id, error)) from error
+            raise ConfigError(_unknown_id_message(self.env_id, error)) from error
         except TypeError as error:
+            if not is_raised_by_make(error):
+                raise
             raise ConfigError(
-                f"data.env_kwargs: {self.env_id} does not take {dict(self.env_kwargs)}: {error}"
+                f"data.env.kwargs: {self.env_id} does not accept {dict(self.env_kwargs)}: {error}"
             ) from error
-        return env
+        env = _with_state(env)
+        for wrapper in self.wrappers:
+            env = _wrap(env, wrapper)
+        return _with_state(env)
 
     def make_vector(
         self, num_envs: int, vectorization: Vectorization = "auto"
     ) -> VectorEnv[Any, Any, Any]:
-        """`num_envs` environments as one vector, observations and actions adapted.
+        """Create a vector environment with `num_envs` environments and spaces converted by `adapt`.
 
         Raises:
-            ConfigError: If they cannot be made, or not in this way.
+            ConfigError: If the environments cannot be created or do not support `vectorization`.
         """
-        envs = adapt(self._vector(num_envs, vectorization))
+        envs = adapt(self._make_unadapted_vector(num_envs, vectorization))
         mode = envs.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.NEXT_STEP:
             raise ConfigError(
-                f"data.vectorization: {self.env_id} resets itself in mode {mode}, "
-                f"only AutoresetMode.NEXT_STEP is supported; use sync or async"
+                f"data.env.vectorization: {self.env_id} uses {mode}, but only "
+                "AutoresetMode.NEXT_STEP is supported; use sync or async"
             )
         return envs
 
-    def _vector(self, num_envs: int, vectorization: Vectorization) -> VectorEnv[Any, Any, Any]:
-        first = self.make()  # also says what is wrong, in this process, before any worker starts
+    def _make_unadapted_vector(
+        self, num_envs: int, vectorization: Vectorization
+    ) -> VectorEnv[Any, Any, Any]:
+        first = self.make()  # reports errors in this process, before any worker starts
         if vectorization == "auto":
-            vectorization = self._choose(num_envs, first)
+            vectorization = self._choose_vectorization(num_envs, first)
         if vectorization == "single":
             if num_envs != 1:
                 raise ConfigError(
-                    f"data.vectorization: single means data.num_envs 1, not {num_envs}"
+                    f"data.env.vectorization: single needs data.env.num_envs 1, got {num_envs}"
                 )
             return SingleVectorEnv(first)
         first.close()
         if vectorization == "native":
-            return self._native(num_envs)
+            return self._make_native_vector(num_envs)
         if vectorization == "async":
-            workers = [partial(self._make_in_worker, number) for number in range(num_envs)]
-            # Which environments reset next is kept in a wrapper, for a worker's own note of it
-            # could not be restored.
+            workers = [partial(self._make_in_worker, index) for index in range(num_envs)]
+            # A wrapper in each worker performs the autoreset, because a worker's own flag for it
+            # cannot be restored.
             envs = AsyncVectorEnv(workers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
             envs.metadata = {**envs.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
             return envs
-        makers = [partial(self._make_numbered, number) for number in range(num_envs)]
-        return SyncVectorEnv(makers, copy=False)
+        members = [partial(self._make_member, index) for index in range(num_envs)]
+        return SyncVectorEnv(members, copy=False)
 
-    def _make_numbered(self, number: int) -> gym.Env[Any, Any]:
-        return _Numbered(self.make(), number)
+    def _make_member(self, index: int) -> gym.Env[Any, Any]:
+        return _NameFailedEnv(self.make(), index)
 
-    def _make_in_worker(self, number: int) -> gym.Env[Any, Any]:
-        if multiprocessing.parent_process() is not None:  # Gymnasium makes one in this process too
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
-        return _Worker(Autoreset(self._make_numbered(number)), number)
+    def _make_in_worker(self, index: int) -> gym.Env[Any, Any]:
+        # Gymnasium also creates one environment in the main process, to read its spaces.
+        if multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+        return _WorkerState(Autoreset(self._make_member(index)), index)
 
-    def _choose(self, num_envs: int, env: gym.Env[Any, Any]) -> Vectorization:
+    def _choose_vectorization(self, num_envs: int, env: gym.Env[Any, Any]) -> Vectorization:
         if num_envs == 1:
             return "single"
         if self.env_kwargs or self.wrappers or env.spec is None:
             return "sync"
         if env.spec.vector_entry_point is None:
             return "sync"
-        native = self._native(1)
-        same = native.single_observation_space == env.observation_space
-        usable = native.metadata.get("autoreset_mode") is AutoresetMode.NEXT_STEP
+        native = self._make_native_vector(1)
+        same_space = native.single_observation_space == env.observation_space
+        same_mode = native.metadata.get("autoreset_mode") is AutoresetMode.NEXT_STEP
         native.close()
-        return "native" if same and usable else "sync"
+        return "native" if same_space and same_mode else "sync"
 
-    def _native(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
+    def _make_native_vector(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         if self.wrappers:
             raise ConfigError(
-                "data.vectorization: wrappers wrap single environments, native has none; "
-                "use sync or async"
+                "data.env.vectorization: native does not support data.env.wrappers, which wrap "
+                "single environments; use sync or async"
             )
         if gym.spec(self.env_id).vector_entry_point is None:
             raise ConfigError(
-                f"data.vectorization: {self.env_id} has no vector version of its own; "
-                "use sync or async"
+                f"data.env.vectorization: {self.env_id} has no native vector implementation; use "
+                "sync or async"
             )
         return gym.make_vec(
             self.env_id, num_envs, vectorization_mode="vector_entry_point", **self.env_kwargs
@@ -148,15 +163,50 @@ class EnvFactory:
 
 
 def _with_state(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    return env if can_give_state(env) else Retraced(env)
+    return env if supports_state(env) else RestoreByReplay(env)
 
 
-class _Numbered(gym.Wrapper[Any, Any, Any, Any]):
-    """Says which environment raised; in words, for they survive the way out of a worker."""
+def _wrap(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:
+    name = _wrapper_name(wrapper)
+    if not callable(wrapper):
+        raise ConfigError(
+            f"data.env.wrappers: {name} is not callable; use a class or function that takes an "
+            "environment and returns one"
+        )
+    try:
+        wrapped = wrapper(env)
+    except gym.error.DependencyNotInstalled as error:
+        raise ConfigError(
+            f"data.env.wrappers: {name} needs a package that is not installed: {error}"
+        ) from error
+    except Exception as error:
+        if add_note := getattr(error, "add_note", None):  # Python 3.11 and later
+            add_note(f"raised by the wrapper {name} (data.env.wrappers)")
+        raise
+    if not isinstance(wrapped, gym.Env):
+        raise ConfigError(
+            f"data.env.wrappers: {name} must return an environment, got {type(wrapped).__name__}"
+        )
+    return wrapped
 
-    def __init__(self, env: gym.Env[Any, Any], number: int) -> None:
+
+def _wrapper_name(wrapper: Any) -> str:
+    """Return the name of a wrapper class or function, unwrapping `functools.partial`."""
+    if isinstance(wrapper, partial):  # the command line creates these, with the class as argument
+        classes = [part for part in (wrapper.func, *wrapper.args) if isinstance(part, type)]
+        wrapper = classes[-1] if classes else wrapper.func
+    return str(getattr(wrapper, "__name__", repr(wrapper)))
+
+
+class _NameFailedEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """Wrapper that adds the environment's index to the messages of exceptions.
+
+    `AsyncVectorEnv` passes only the type and message of an exception to the main process.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], index: int) -> None:
         super().__init__(env)
-        self.number = number
+        self.index = index
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         try:
@@ -173,50 +223,58 @@ class _Numbered(gym.Wrapper[Any, Any, Any, Any]):
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> EnvironmentFailure:
-        what = f"environment {self.number} raised {type(error).__name__}: {error}"
-        return EnvironmentFailure(what)
+        message = f"environment {self.index} raised {type(error).__name__}: {error}"
+        return EnvironmentFailure(message)
 
 
-class _Worker(gym.Wrapper[Any, Any, Any, Any]):
-    """What the main process asks a worker for, besides steps."""
+class _WorkerState(gym.Wrapper[Any, Any, Any, Any]):
+    """Wrapper that lets the main process save and restore the environment in a worker process."""
 
-    def __init__(self, env: gym.Env[Any, Any], number: int) -> None:
+    def __init__(self, env: gym.Env[Any, Any], index: int) -> None:
         super().__init__(env)
-        self.number = number
+        self.index = index
 
-    def state_dict_of_layers(self) -> list[Any]:
+    def saved_state(self) -> list[Any]:
+        """Return the environment's state."""
         return env_state(self.env)
 
-    def load_layers(self, states: list[Any]) -> str:
-        """Give this worker's environment its state back; says what went wrong, or nothing."""
+    def restore_state(self, states: list[Any]) -> str:
+        """Restore the environment's state.
+
+        Args:
+            states: States of all environments.
+
+        Returns:
+            An error message, or an empty string on success. An exception would end the subprocess.
+        """
         try:
-            load_env_state(self.env, states[self.number])
-        except CannotRestoreError as error:  # raised, it would end the worker
+            load_env_state(self.env, states[self.index])
+        except NotRestorableError as error:
             return str(error)
         return ""
 
 
 def has_display() -> bool:
-    """Whether there is a screen that pygame can open a window on."""
+    """Return whether pygame can open a window."""
     if os.environ.get("SDL_VIDEODRIVER") == "dummy":
         return False
     displays = ("DISPLAY", "WAYLAND_DISPLAY")
     return not sys.platform.startswith("linux") or any(map(os.environ.get, displays))
 
 
-def _draw_without_display() -> None:
-    """Let pygame draw into memory where there is no screen."""
+def _render_offscreen_without_display() -> None:
+    """Configure pygame to render to memory if there is no display."""
     if not has_display():
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
-def _missing_dependency(env_id: str, error: Exception) -> str:
+def _missing_package_message(env_id: str, error: Exception) -> str:
     extra = next((extra for word, extra in _EXTRAS.items() if word in str(error)), None)
     install = f"pip install -e '.[{extra}]'" if extra else str(error)
-    return f"data.env_id: {env_id} needs a package that is not installed: {install}"
+    return f"data.env.id: {env_id} needs a package that is not installed: {install}"
 
 
-def _unknown(env_id: str, error: Exception) -> str:
-    nearest = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
-    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
-    return f"data.env_id: {env_id} cannot be made{hint} ({error})"
+def _unknown_id_message(env_id: str, error: Exception) -> str:
+    closest = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
+    hint = f"; similar ids: {', '.join(closest)}" if closest else ""
+    return f"data.env.id: {env_id} cannot be created{hint} ({error})"

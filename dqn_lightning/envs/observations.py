@@ -1,12 +1,14 @@
-"""Observations and actions in the form that the replay stores and networks expect."""
+"""Convert observations and actions to the format that the replay and the networks expect."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers.vector import TransformAction, TransformObservation
+from torch import Tensor
 
 from dqn_lightning.errors import ConfigError
 
@@ -16,13 +18,14 @@ _CHANNELS = (1, 3, 4)
 
 
 def adapt(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
-    """Wrap a vector environment so that its observations are arrays and its actions start at 0.
+    """Wrap a vector environment so that observations are arrays and actions start at 0.
 
-    Pictures (uint8, [H, W, C] or [H, W]) become channel-first, discrete observations vectors of
-    class numbers from 0 on, scalars vectors of one element; anything else stays as it is.
+    Images (uint8, [H, W, C] or [H, W]) are converted to [C, H, W]. Discrete observations are
+    converted to vectors of class indices, each starting at 0, and scalars to vectors with one
+    element. Other observations are unchanged.
 
     Raises:
-        ConfigError: If the actions are not discrete, or the observations no array.
+        ConfigError: If the actions are not discrete, or an observation is not a single array.
     """
     envs = _adapt_actions(envs)
     space, transform = _adapted(envs.single_observation_space)
@@ -32,7 +35,7 @@ def adapt(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
 
 
 def obs_classes(space: spaces.Space[Any]) -> tuple[int, ...] | None:
-    """Number of classes of each element of an adapted discrete space; None for any other."""
+    """Return the number of classes for each element of an adapted space; None if not discrete."""
     if isinstance(space, spaces.MultiDiscrete):
         return tuple(int(n) for n in space.nvec)
     return None
@@ -42,8 +45,8 @@ def _adapt_actions(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
     space = envs.single_action_space
     if not isinstance(space, spaces.Discrete):
         raise ConfigError(
-            f"data.env_id: a DQN needs discrete actions, this environment's are {space}; "
-            "a wrapper (data.wrappers) can make a choice of actions of them"
+            f"data.env.id: a DQN needs discrete actions, but the environment has {space}; "
+            "discretize them with --data.env.wrappers+=gymnasium.wrappers.DiscretizeAction"
         )
     if space.start == 0:
         return envs
@@ -54,7 +57,7 @@ def _adapt_actions(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
 
 
 def _adapted(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], _Transform | None]:
-    """The adapted space, and the function of the batched observations that leads there."""
+    """Return the adapted space, and a function that adapts batches (None if none is needed)."""
     if isinstance(space, spaces.Discrete):
         start = int(space.start)
         return spaces.MultiDiscrete([int(space.n)]), lambda obs: (obs - start)[:, None]
@@ -73,22 +76,22 @@ def _adapted(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], _Transform | 
     wrapper = (
         "gymnasium.wrappers.FlattenObservation"
         if isinstance(space, (spaces.Dict, spaces.Tuple))
-        else "a wrapper of yours that makes an array of them"
+        else "YOUR_WRAPPER that converts them to an array"
     )
     raise ConfigError(
-        f"data.env_id: observations must be one array, this environment's are {space}; "
-        f"add --data.wrappers+={wrapper}"
+        f"data.env.id: observations must be single arrays, but the environment has {space}; "
+        f"add --data.env.wrappers+={wrapper}"
     )
 
 
 def _adapted_box(space: spaces.Box) -> tuple[spaces.Space[Any], _Transform | None]:
     if space.shape == ():
         return _box(space, (1,)), lambda obs: np.reshape(obs, (len(obs), 1))
-    picture = space.dtype == np.uint8
-    if picture and len(space.shape) == 2:
+    image = space.dtype == np.uint8
+    if image and len(space.shape) == 2:
         return _box(space, (1, *space.shape)), lambda obs: obs[:, None]
     channels_last = len(space.shape) == 3 and space.shape[-1] in _CHANNELS
-    if picture and channels_last and space.shape[0] not in _CHANNELS:
+    if image and channels_last and space.shape[0] not in _CHANNELS:
         height, width, channels = space.shape
         return _box(space, (channels, height, width)), lambda obs: np.moveaxis(obs, -1, 1)
     return space, None
@@ -97,3 +100,25 @@ def _adapted_box(space: spaces.Box) -> tuple[spaces.Space[Any], _Transform | Non
 def _box(space: spaces.Box, shape: tuple[int, ...]) -> spaces.Box:
     low, high = space.low.min(), space.high.max()
     return spaces.Box(low, high, shape, space.dtype.type)
+
+
+def load_observations(path: str, obs_shape: tuple[int, ...]) -> Tensor:
+    """Load observations [B, …] from a `.npy` file, or from a `.pt` file that contains a tensor.
+
+    Raises:
+        ConfigError: If the file cannot be read, or its observations do not have shape `obs_shape`.
+    """
+    try:
+        if path.endswith(".npy"):
+            obs = torch.from_numpy(np.load(path))
+        else:
+            obs = torch.load(path, weights_only=True)
+    except Exception as error:  # unreadable files raise errors of many types
+        kind = type(error).__name__
+        raise ConfigError(f"data.observations: {path} cannot be read ({kind})") from error
+    if tuple(obs.shape[1:]) != obs_shape:
+        raise ConfigError(
+            f"data.observations: {path} has shape {list(obs.shape)}, expected "
+            f"[number, {', '.join(map(str, obs_shape))}]"
+        )
+    return obs

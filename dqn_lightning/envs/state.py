@@ -1,9 +1,10 @@
-"""The state of environments: taken, and given back, without pickling anything.
+"""Save and restore the state of environments without pickle.
 
-An environment is a chain of layers, wrappers around the environment itself. Each gives its own
-state: by the protocol `Stateful`, if it has its two methods, or by its attributes, if it is one of
-Gymnasium's simple ones, whose attributes are all there is. Any other chain is `Retraced`: its
-running episode is played again.
+An environment consists of layers: the wrappers and the base environment. The state of a layer that
+implements `Stateful` is the value returned by its `state_dict`. The state of Gymnasium's wrappers,
+and of its classic-control and toy-text environments, consists of their attributes. If the state of
+a layer cannot be saved in either way, the environment is wrapped in `RestoreByReplay`, which
+restores it by repeating the actions of the episode in progress.
 """
 
 import copy
@@ -17,131 +18,150 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Space
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from dqn_lightning.envs.single import SingleVectorEnv
-from dqn_lightning.plain import NotPlainError, plain, restored
+from dqn_lightning.checkpointing.serialization import NotSerializableError, from_plain, to_plain
+from dqn_lightning.envs.vectors import SingleVectorEnv
+from dqn_lightning.internals.gymnasium import (
+    RECORDED_ARGUMENTS,
+    envs_to_reset,
+    set_envs_to_reset,
+)
 
-_BY_ATTRIBUTES = (
+_STATE_IN_ATTRIBUTES = (
     "gymnasium.envs.classic_control.",
     "gymnasium.envs.toy_text.",
     "gymnasium.wrappers.",
     "dqn_lightning.envs.",
 )
-"""Modules whose environments and wrappers keep all their state in plain attributes."""
+"""Modules whose environments and wrappers keep their state in attributes that can be serialized."""
 
-_CONSTANT = ("P", "desc", "initial_state_distrib", "_saved_kwargs")
-"""Attributes of those that never change, and are large or no plain values."""
+_CONSTANT_ATTRIBUTES = ("P", "desc", "initial_state_distrib", RECORDED_ARGUMENTS)
+"""Attributes that are not saved: they never change, and are large or not serializable."""
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """An environment or wrapper that can be continued from a state: two methods."""
+    """Environment or wrapper that can save and restore its own state."""
 
     def state_dict(self) -> Any:
-        """Its own state, its random generator's included; plain values, arrays and generators."""
+        """Return the state, which may contain plain values, arrays and random generators."""
         ...
 
     def load_state_dict(self, state: Any) -> None:
-        """Go on from there."""
+        """Restore a state returned by `state_dict`."""
         ...
 
 
-class CannotRestoreError(Exception):
-    """The saved state cannot be reached again."""
+class NotRestorableError(Exception):
+    """Raised if an environment cannot be restored to its saved state."""
 
 
-def can_give_state(env: gym.Env[Any, Any]) -> bool:
-    """Whether every layer can give its state."""
+def supports_state(env: gym.Env[Any, Any]) -> bool:
+    """Return whether the state of an environment, including all its wrappers, can be saved."""
     for layer in _layers(env):
         if isinstance(layer, Stateful):
             continue
         try:
             _state(layer)
-        except NotPlainError:
+        except NotSerializableError:
             return False
     return True
 
 
 def env_state(env: gym.Env[Any, Any]) -> list[Any]:
-    """State of each layer, the outermost first.
+    """Return the state of each layer of an environment, outermost first.
 
     Raises:
-        NotPlainError: If a layer cannot give it.
+        NotSerializableError: If the state of a layer cannot be saved.
     """
     return [_state(layer) for layer in _layers(env)]
 
 
 def load_env_state(env: gym.Env[Any, Any], state: list[Any]) -> None:
-    """Go on from there.
+    """Restore the state of each layer of an environment.
+
+    Args:
+        env: An environment with the same layers as the saved environment.
+        state: State returned by `env_state`.
 
     Raises:
-        CannotRestoreError: If the layers are others, or the state cannot be reached again.
+        NotRestorableError: If the number of layers differs, or a layer cannot be restored.
     """
     layers = list(_layers(env))
     if len(layers) != len(state):
-        raise CannotRestoreError(f"{env} has {len(layers)} layers, the saved one {len(state)}")
-    for layer, its_state in zip(layers, state, strict=True):
-        _load(layer, its_state)
+        raise NotRestorableError(
+            f"{env} has {len(layers)} layers, the saved environment has {len(state)}"
+        )
+    for layer, layer_state in zip(layers, state, strict=True):
+        _load(layer, layer_state)
 
 
 def vector_state(envs: VectorEnv[Any, Any, Any]) -> dict[str, Any]:
-    """State of all environments of a vector, and which of them reset in their next step.
+    """Return the state of a vector environment, including which environments will reset next.
 
     Raises:
-        NotPlainError: If it is a vector environment of its own kind that cannot give it.
+        NotSerializableError: If the state of the vector environment cannot be saved.
     """
     vector: Any = envs.unwrapped
     if isinstance(vector, SingleVectorEnv):
         return {"ended": vector.ended, "envs": [env_state(vector.env)]}
     if isinstance(vector, SyncVectorEnv):
         states = [env_state(env) for env in vector.envs]
-        return {"ended": plain(vector._autoreset_envs), "envs": states}
+        return {"ended": to_plain(envs_to_reset(vector)), "envs": states}
     if isinstance(vector, AsyncVectorEnv):
-        return {"envs": list(vector.call("state_dict_of_layers"))}
+        return {"envs": list(vector.call("saved_state"))}
     if isinstance(vector, Stateful):
-        return {"vector": plain(vector.state_dict())}
-    if not f"{type(vector).__module__}.".startswith(_BY_ATTRIBUTES):
-        raise NotPlainError(type(vector).__name__)
+        return {"vector": to_plain(vector.state_dict())}
+    if not f"{type(vector).__module__}.".startswith(_STATE_IN_ATTRIBUTES):
+        raise NotSerializableError(type(vector).__name__)
     return {"vector": _attributes(vector)}
 
 
 def load_vector_state(envs: VectorEnv[Any, Any, Any], state: dict[str, Any]) -> None:
-    """Go on from there.
+    """Restore the state of a vector environment.
+
+    Args:
+        envs: A vector environment of the same type and size as the saved vector environment.
+        state: State returned by `vector_state`.
 
     Raises:
-        CannotRestoreError: If it was another kind of vector, or one of its environments cannot
-            reach its state again.
+        NotRestorableError: If the type of the vector environment or the number of environments
+            differs, or if an environment cannot be restored.
     """
     vector: Any = envs.unwrapped
     if "envs" in state and len(state["envs"]) != envs.num_envs:
-        raise CannotRestoreError(f"{len(state['envs'])} environments were saved")
+        raise NotRestorableError(
+            f"{len(state['envs'])} environments were saved, but there are {envs.num_envs} now"
+        )
     if isinstance(vector, (SingleVectorEnv, SyncVectorEnv)) and "ended" in state:
         members = [vector.env] if isinstance(vector, SingleVectorEnv) else vector.envs
-        for env, its_state in zip(members, state["envs"], strict=True):
-            load_env_state(env, its_state)
+        for env, member_state in zip(members, state["envs"], strict=True):
+            load_env_state(env, member_state)
         if isinstance(vector, SingleVectorEnv):
             vector.ended = state["ended"]
         else:
-            vector._autoreset_envs = restored(state["ended"])
+            set_envs_to_reset(vector, from_plain(state["ended"]))
     elif isinstance(vector, AsyncVectorEnv) and "ended" not in state:
-        failures = [failure for failure in vector.call("load_layers", state["envs"]) if failure]
+        failures = [failure for failure in vector.call("restore_state", state["envs"]) if failure]
         if failures:
-            raise CannotRestoreError(failures[0])
+            raise NotRestorableError(failures[0])
     elif isinstance(vector, Stateful) and "vector" in state:
-        vector.load_state_dict(restored(state["vector"]))
+        vector.load_state_dict(from_plain(state["vector"]))
     elif "vector" in state:
         _load_attributes(vector, state["vector"])
     else:
-        raise CannotRestoreError("another kind of vector environment was saved")
+        raise NotRestorableError("the saved state belongs to another kind of vector environment")
 
 
-class Retraced(gym.Wrapper[Any, Any, Any, Any]):
-    """Remembers how the running episode came about, to play it again.
+class RestoreByReplay(gym.Wrapper[Any, Any, Any, Any]):
+    """Wrapper that restores an environment by repeating the actions of the episode in progress.
 
-    Its state is the generator's before the last reset and the actions since. The episode that they
-    make must end on the observation that was saved, or else the environment is not deterministic.
+    The saved state consists of the seed of the last reset (or, if it had none, the random generator
+    before the reset), the actions taken since then, and the last observation. Repeating the actions
+    must reproduce this observation; otherwise the environment is not deterministic.
 
-    For an Arcade environment it is the emulator's state before the reset. The one of now would not
-    do: it lacks the last action, which a sticky one repeats (ale-py 0.12).
+    For an Atari environment, the emulator's state before the last reset is saved instead of the
+    random generator. The emulator's current state would not suffice: it does not contain the last
+    action, which sticky actions may repeat (ale-py 0.12).
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -153,8 +173,8 @@ class Retraced(gym.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        self._start = self._before_reset() if seed is None else seed
+        """Start an episode and discard the recorded actions of the previous episode."""
+        self._start = self._generator_state() if seed is None else seed
         self._actions.clear()
         self._obs, info = self.env.reset(seed=seed, options=options)
         return self._obs, info
@@ -163,27 +183,28 @@ class Retraced(gym.Wrapper[Any, Any, Any, Any]):
     def _base(self) -> Any:
         return self.env.unwrapped
 
-    def _before_reset(self) -> Any:
+    def _generator_state(self) -> Any:
         if hasattr(self._base, "ale"):
             return self._base.ale.cloneState(include_rng=True).serialize()
         return copy.deepcopy(self._base.np_random)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step."""
+        """Take a step and record the action."""
         self._actions.append(int(action))
         self._obs, reward, terminated, truncated, info = self.env.step(action)
         return self._obs, reward, terminated, truncated, info
 
     def state_dict(self) -> Any:
-        """How the running episode came about, and its newest observation."""
+        """Return the seed or random generator, the actions, and the last observation."""
         actions = np.array(self._actions, np.int64)
         return {"start": self._start, "actions": actions, "obs": np.asarray(self._obs)}
 
     def load_state_dict(self, state: Any) -> None:
-        """Play the episode again.
+        """Restore the saved episode by repeating its actions.
 
         Raises:
-            CannotRestoreError: If it ends on another observation.
+            NotRestorableError: If the repeated episode ends too early or reaches a different
+                observation.
         """
         start = state["start"]
         if isinstance(start, bytes):
@@ -196,45 +217,53 @@ class Retraced(gym.Wrapper[Any, Any, Any, Any]):
         for action in state["actions"]:
             _, _, terminated, truncated, _ = self.step(action)
             if (terminated or truncated) and len(self._actions) < len(state["actions"]):
-                raise CannotRestoreError(f"{self.env} is not deterministic: the episode was over")
+                raise NotRestorableError(
+                    f"{self.env} is not deterministic: the episode ended early"
+                )
         if not np.array_equal(self._obs, state["obs"]):
-            raise CannotRestoreError(f"{self.env} is not deterministic: it ended elsewhere")
+            raise NotRestorableError(f"{self.env} is not deterministic: the observation differs")
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
-    """Wrappers from the outermost inwards, then the environment; none inside `Retraced`."""
+    """Yield the wrappers and the base environment, outermost first.
+
+    Iteration stops at a `RestoreByReplay` wrapper, which saves the state of everything inside it.
+    """
     while True:
         yield env
-        if isinstance(env, Retraced) or not isinstance(env, gym.Wrapper):
+        if isinstance(env, RestoreByReplay) or not isinstance(env, gym.Wrapper):
             return
         env = env.env
 
 
 def _state(layer: Any) -> Any:
     if isinstance(layer, Stateful):
-        return plain(layer.state_dict())
-    if not f"{type(layer).__module__}.".startswith(_BY_ATTRIBUTES):
-        raise NotPlainError(type(layer).__name__)
+        return to_plain(layer.state_dict())
+    if not f"{type(layer).__module__}.".startswith(_STATE_IN_ATTRIBUTES):
+        raise NotSerializableError(type(layer).__name__)
     return _attributes(layer)
 
 
 def _load(layer: Any, state: Any) -> None:
     if isinstance(layer, Stateful):
-        layer.load_state_dict(restored(state))
+        layer.load_state_dict(from_plain(state))
     else:
         _load_attributes(layer, state)
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    """Attributes that may change; objects of Gymnasium's, as running means, by theirs."""
+    """Return the attributes that may change, descending into Gymnasium's helper objects.
+
+    An example of a helper object is the running mean in a normalization wrapper.
+    """
     state = {}
     for name, value in vars(owner).items():
-        if name in _CONSTANT or _says_nothing(value):
+        if name in _CONSTANT_ATTRIBUTES or _is_constant(value):
             continue
         if type(value).__module__.startswith("gymnasium.wrappers."):
             state[name] = {"attributes": _attributes(value)}
         else:
-            state[name] = {"value": plain(value)}
+            state[name] = {"value": to_plain(value)}
     return state
 
 
@@ -243,11 +272,11 @@ def _load_attributes(owner: Any, state: dict[str, Any]) -> None:
         if "attributes" in saved:
             _load_attributes(getattr(owner, name), saved["attributes"])
         else:
-            setattr(owner, name, restored(saved["value"]))
+            setattr(owner, name, from_plain(saved["value"]))
 
 
-def _says_nothing(value: Any) -> bool:
-    """Whether a value is part of how the environment is made, or of how it draws."""
-    made = (gym.Env, VectorEnv, Space, EnvSpec, ModuleType, type)
-    drawn = type(value).__module__.startswith("pygame")
-    return isinstance(value, made) or callable(value) or drawn
+def _is_constant(value: Any) -> bool:
+    """Return whether an attribute's value is not saved: configuration, callables, rendering."""
+    configuration = (gym.Env, VectorEnv, Space, EnvSpec, ModuleType, type)
+    is_rendering = type(value).__module__.startswith("pygame")
+    return isinstance(value, configuration) or callable(value) or is_rendering

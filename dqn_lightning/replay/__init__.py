@@ -1,22 +1,21 @@
-"""Replay in time rows: storage, samplers, and the buffer that makes batches of them."""
+"""Experience replay: storage, samplers, augmentations, and the buffer that combines them."""
 
 from dqn_lightning.replay.augmentations import Augmentation, RandomMirror, RandomShift
 from dqn_lightning.replay.buffer import ReplayBuffer
 from dqn_lightning.replay.priorities import PrefixSums, Priorities, SumTree
 from dqn_lightning.replay.samplers import (
-    Drawn,
-    Pool,
     Prioritized,
     PrioritySampler,
+    SampledRows,
     Sampler,
+    SamplingPool,
     Uniform,
 )
+from dqn_lightning.replay.settings import ReplaySettings
 from dqn_lightning.replay.storage import Storage
 
 __all__ = [
     "Augmentation",
-    "Drawn",
-    "Pool",
     "PrefixSums",
     "Priorities",
     "Prioritized",
@@ -24,7 +23,10 @@ __all__ = [
     "RandomMirror",
     "RandomShift",
     "ReplayBuffer",
+    "ReplaySettings",
+    "SampledRows",
     "Sampler",
+    "SamplingPool",
     "Storage",
     "SumTree",
     "Uniform",

@@ -1,14 +1,15 @@
-"""What happened, once, in order; n-step returns and frame stacks are views made when drawing.
+"""Replay buffer ordered by time; n-step returns and frame stacks are computed when sampling.
 
 Each step of the vector environment writes one row per environment:
 
-    obs_t | action_t | reward_t+1 | terminated_t+1 | truncated_t+1 | episode_step_t | boundary_t
+    obs_t | action_t | reward_t+1 | terminated_t+1 | truncated_t+1 | episode_step_t | is_reset_t
 
-The environments reset themselves in the step after an episode's end (Gymnasium's
-`AutoresetMode.NEXT_STEP`). That step's row is the boundary row: its observation is the last one
-of the finished episode, which a truncated episode bootstraps from, and it is never drawn. So each
-observation is stored once and none needs special care. The newest row is pending: only its
-observation is known, and it is what the environments wait at.
+The environments reset themselves in the step after the end of an episode (Gymnasium's
+`AutoresetMode.NEXT_STEP`). The row written by that step is called a reset row. It contains the
+final observation of the finished episode, which is the bootstrap state if the episode was
+truncated. Reset rows are never sampled. Each observation is thus stored exactly once, and final
+observations need no special case. The newest row of each environment is pending: it contains the
+current observation, but its action, reward and end-of-episode flags are not known yet.
 """
 
 from collections.abc import Sequence
@@ -19,41 +20,46 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dqn_lightning.plain import plain, restored
+from dqn_lightning.checkpointing.serialization import from_plain, to_plain
 from dqn_lightning.replay.augmentations import Augmentation
-from dqn_lightning.replay.samplers import Pool, PrioritySampler, Rows, Sampler, Uniform
+from dqn_lightning.replay.samplers import PrioritySampler, Rows, Sampler, SamplingPool, Uniform
 from dqn_lightning.replay.storage import Storage
 from dqn_lightning.schedules import Schedule
 from dqn_lightning.types import Batch, Observations
 
 
-def steps_at(n_step: int | Schedule, env_steps: int) -> int:
-    """Steps of a return at a count of environment steps: the nearest whole number, at least 1."""
+def n_step_at(n_step: int | Schedule, env_steps: int) -> int:
+    """Return `n_step` after `env_steps` environment steps, as an integer of at least 1."""
     return n_step if isinstance(n_step, int) else max(1, round(n_step(env_steps)))
 
 
 class ReplayBuffer:
-    """A ring of transitions of N environments.
+    """Ring buffer for the transitions of N environments.
+
+    Rows are numbered from the start of the run: row `t * N + env` is written by environment `env`
+    in vector step t. The numbers keep increasing when old rows are overwritten.
 
     Args:
-        capacity: Rows over all environments, boundary rows included.
-        num_envs: Environments N.
-        obs_shape: Shape of one observation, before stacking; at least one dimension.
+        capacity: Maximum number of rows over all environments. This includes reset rows, those of
+            the steps in which an environment only resets itself, which are never sampled.
+        num_envs: Number of environments N.
+        obs_shape: Shape of one observation before stacking; at least one dimension.
         obs_dtype: Dtype of the observations.
-        gamma: Discount of one step. May be changed at any time.
-        n_step: Steps of the return (Sutton 1988). May be changed at any time, unless it is a
-            schedule of environment steps: that is looked at, and rounded, before each draw.
-        bootstrap_terminal: Whether the value of a terminal observation counts as any other's does.
-            It is no part of the return: MorvanZhou's tutorial forgets to leave it out.
-        frame_stack: Observations stacked along their first dimension, the oldest first; the first
-            of an episode is repeated where there are not enough.
-        sampler: Which rows are drawn; if by priority, the sampler is this replay's alone.
-        augmentations: Change each batch that is drawn, one after the other.
-        rng: Source of the random numbers that draw and change batches.
-        device: Where observations lie and batches are made.
+        gamma: Discount factor per step. May be changed at any time.
+        n_step: Number of steps in an n-step return (Sutton 1988). A constant may be changed at any
+            time; a schedule, a function of environment steps, is evaluated before each batch.
+        bootstrap_terminal: Whether to bootstrap from terminal observations too. This is wrong in
+            general, but reproduces MorvanZhou's tutorial.
+        frame_stack: Number of observations stacked along their first dimension, oldest first. The
+            first observation of an episode is repeated until the stack is full.
+        sampler: Sampler that selects the rows of a batch; uniform sampling with replacement if
+            None. A `PrioritySampler` must not be shared with another replay.
+        augmentations: Augmentations applied to each sampled batch, in order.
+        rng: Random generator for sampling and augmentations.
+        device: Device on which observations are stored and batches are created.
 
     Raises:
-        ValueError: If `capacity` cannot hold one window of n steps with its stack.
+        ValueError: If `capacity` is too small for one n-step window with its frame stack.
     """
 
     def __init__(
@@ -78,34 +84,38 @@ class ReplayBuffer:
         self.bootstrap_terminal = bootstrap_terminal
         self.frame_stack = frame_stack
         self._slots = slots
-        self._n_schedule = None if isinstance(n_step, int) else n_step
-        self.n_step = steps_at(n_step, 0)
-        self._check_window()
+        self._n_step_schedule = None if isinstance(n_step, int) else n_step
+        self.n_step = n_step_at(n_step, 0)
+        self._check_slots()
         self.sampler = sampler or Uniform()
         self.augmentations = augmentations
         self.rng = rng or np.random.default_rng(0)
         self._storage = Storage(slots, num_envs, obs_shape, obs_dtype, device)
         self._device = torch.device(device)
-        self._by_priority = self.sampler if isinstance(self.sampler, PrioritySampler) else None
+        self._priority_sampler = self.sampler if isinstance(self.sampler, PrioritySampler) else None
         self._time = 0  # number of the pending vector step
-        self._episode_step = np.zeros(num_envs, np.int32)
-        self._boundary = np.zeros(num_envs, np.bool_)
+        self._pending_episode_step = np.zeros(num_envs, np.int32)
+        self._pending_is_reset = np.zeros(num_envs, np.bool_)
 
-    def _check_window(self) -> None:
+    def _check_slots(self) -> None:
         needed = self.n_step + self.frame_stack + 1
         if self._slots < needed:
             raise ValueError(
-                f"{self.num_envs} environments have {self._slots} steps each, "
-                f"n_step {self.n_step} and frame_stack {self.frame_stack} need {needed}"
+                f"the replay holds {self._slots} steps of each of {self.num_envs} environments, "
+                f"but n_step {self.n_step} and frame_stack {self.frame_stack} need {needed}"
             )
 
     # Writing ------------------------------------------------------------------------------------
 
-    def begin(self, obs: NDArray[np.generic]) -> None:
-        """Forget all rows; episodes start in every environment with these observations [N, …]."""
+    def reset(self, obs: NDArray[np.generic]) -> None:
+        """Delete all rows and store the first observation of each environment.
+
+        Args:
+            obs: First observations [N, …].
+        """
         self._time = 0
-        if self._by_priority is not None:
-            self._by_priority.begin(self._slots * self.num_envs, self._device)
+        if self._priority_sampler is not None:
+            self._priority_sampler.reset(self._slots * self.num_envs, self._device)
         self._set_pending(obs, np.zeros(self.num_envs, np.int32), np.zeros(self.num_envs, np.bool_))
 
     def write(
@@ -116,9 +126,14 @@ class ReplayBuffer:
         truncated: NDArray[np.bool_],
         next_obs: NDArray[np.generic],
     ) -> None:
-        """Complete the pending row of each environment and begin the next.
+        """Complete the pending row of each environment and add the next pending row.
 
-        All arguments are what one step of the vector environment took and gave, [N] or [N, …].
+        Args:
+            action: Actions [N] passed to the vector environment.
+            reward: Rewards [N].
+            terminated: Mask [N] of the episodes that terminated in this step.
+            truncated: Mask [N] of the episodes that were truncated in this step.
+            next_obs: Observations [N, …] returned by the step.
         """
         self._storage.write(
             self._time % self._slots,
@@ -128,130 +143,158 @@ class ReplayBuffer:
             truncated=truncated,
         )
         self._time += 1
-        self._episode_step += 1
-        if np.count_nonzero(self._boundary):
-            self._episode_step[self._boundary] = 0
-        self._set_pending(next_obs, self._episode_step, terminated | truncated)
+        self._pending_episode_step += 1
+        if np.count_nonzero(self._pending_is_reset):
+            self._pending_episode_step[self._pending_is_reset] = 0
+        self._set_pending(next_obs, self._pending_episode_step, terminated | truncated)
 
-    def restart(self, obs: NDArray[np.generic]) -> None:
-        """Cut every running episode as a truncation; new ones start with these observations."""
+    def restart_episodes(self, obs: NDArray[np.generic]) -> None:
+        """Truncate all episodes in progress and start new ones, after the environments were reset.
+
+        Args:
+            obs: First observations of the new episodes [N, …].
+        """
         none = np.zeros(self.num_envs, np.bool_)
         if self._time > 0:
             last = (self._time - 1) % self._slots
-            ended_or_boundary = self._boundary | self._storage.slot("boundary", last)
-            truncated = self._storage.slot("truncated", last) | ~ended_or_boundary
+            ended_or_reset = self._pending_is_reset | self._storage.values_at("is_reset", last)
+            truncated = self._storage.values_at("truncated", last) | ~ended_or_reset
             self._storage.write(last, truncated=truncated)
-        self._boundary = ~none
-        self._storage.write(self._time % self._slots, boundary=self._boundary)
+        self._pending_is_reset = ~none
+        self._storage.write(self._time % self._slots, is_reset=self._pending_is_reset)
         self.write(np.zeros(self.num_envs), np.zeros(self.num_envs), none, none, obs)
 
     def _set_pending(
         self,
         obs: NDArray[np.generic],
         episode_step: NDArray[np.int32],
-        boundary: NDArray[np.bool_],
+        is_reset: NDArray[np.bool_],
     ) -> None:
-        self._episode_step = episode_step
-        self._boundary = boundary
+        self._pending_episode_step = episode_step
+        self._pending_is_reset = is_reset
         self._storage.write(
-            self._time % self._slots, obs=obs, episode_step=episode_step, boundary=boundary
+            self._time % self._slots, obs=obs, episode_step=episode_step, is_reset=is_reset
         )
 
-    # Saving: state, and rows in pieces ----------------------------------------------------------
+    # Saving and loading -------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the rows: those are had by `times` and `read`."""
+        """Return metadata, RNG state and priorities; the rows are saved separately with `read`."""
+        sampler = self._priority_sampler
         return {
             "slots": self._slots,
             "num_envs": self.num_envs,
             "time": self._time,
-            "episode_step": torch.from_numpy(self._episode_step.copy()),
-            "boundary": torch.from_numpy(self._boundary.copy()),
-            "rng": plain(self.rng),
-            "sampler": None if self._by_priority is None else self._by_priority.state_dict(),
+            "episode_step": torch.from_numpy(self._pending_episode_step.copy()),
+            "is_reset": torch.from_numpy(self._pending_is_reset.copy()),
+            "rng": to_plain(self.rng),
+            "sampler": None if sampler is None else sampler.state_dict(),
         }
 
     def check_size(self, state: dict[str, Any]) -> None:
-        """See whether a state fits.
+        """Check that a saved state comes from a replay of the same size.
 
         Raises:
-            ValueError: If it is of a replay of another size.
+            ValueError: If the number of environments or slots differs. The number of slots is the
+                number of vector steps that fit into the replay.
         """
-        for name, ours in {"slots": self._slots, "num_envs": self.num_envs}.items():
-            if state[name] != ours:
-                raise ValueError(f"{name} is {ours} here, {state[name]} there")
+        for name, expected in {"slots": self._slots, "num_envs": self.num_envs}.items():
+            if state[name] != expected:
+                raise ValueError(f"{name}: expected {expected}, got {state[name]}")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; `fill` brings the rows back.
+        """Restore metadata, RNG state and priorities; then call `load_rows` to restore the rows.
 
-        Rows of a replay that had no priorities enter as new ones do.
+        If the state contains no priorities but this replay uses them, the restored rows are
+        assigned the priority of new rows.
 
         Raises:
-            ValueError: If it is of a replay of another size.
+            ValueError: If the saved replay has a different size.
         """
         self.check_size(state)
         self._time = state["time"]
-        self._episode_step = state["episode_step"].numpy().copy()
-        self._boundary = state["boundary"].numpy().copy()
-        self.rng = restored(state["rng"])
-        if self._by_priority is not None:
-            self._by_priority.begin(self._slots * self.num_envs, self._device)
+        self._pending_episode_step = state["episode_step"].numpy().copy()
+        self._pending_is_reset = state["is_reset"].numpy().copy()
+        self.rng = from_plain(state["rng"])
+        if self._priority_sampler is not None:
+            self._priority_sampler.reset(self._slots * self.num_envs, self._device)
             if state.get("sampler") is not None:
-                self._by_priority.load_state_dict(state["sampler"])
+                self._priority_sampler.load_state_dict(state["sampler"])
 
     @property
     def times(self) -> range:
-        """Numbers of the vector steps that are there, the pending one included."""
+        """Range of the stored vector steps, including the pending one."""
         return range(max(0, self._time - self._slots + 1), self._time + 1)
 
     @property
     def step_bytes(self) -> int:
-        """Bytes of one vector step."""
+        """Size of one vector step in bytes."""
         return self._storage.slot_bytes
 
     def read(self, times: range) -> dict[str, Tensor]:
-        """A copy of these vector steps, all of which are there: columns [T, N, …]."""
+        """Return a copy of T stored vector steps, as columns [T, N, …].
+
+        Args:
+            times: Range of the vector steps; it must lie within `self.times`.
+        """
         parts = [self._storage.read(slots) for slots in self._slots_of(times)]
         if len(parts) == 1:
             return parts[0]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def fill(self, times: range, columns: dict[str, Tensor]) -> None:
-        """Put vector steps [T, N, …] back where they were; those before `times` are passed over."""
+    def load_rows(self, times: range, columns: dict[str, Tensor]) -> None:
+        """Restore T vector steps returned by `read`. Steps older than `self.times` are skipped.
+
+        Args:
+            times: Range of the vector steps.
+            columns: Columns [T, N, …] of the vector steps.
+
+        Raises:
+            ValueError: If a vector step is newer than the pending one and thus cannot belong to the
+                loaded state.
+        """
+        if times.stop - 1 > self._time:
+            raise ValueError(
+                f"the saved replay ends at vector step {self._time}, but its rows contain vector "
+                f"step {times.stop - 1}: they belong to another run"
+            )
         skipped = max(0, self.times.start - times.start)
         times = times[skipped:]
         for slots in self._slots_of(times):
             rows = {
                 name: column[skipped : skipped + len(slots)] for name, column in columns.items()
             }
-            self._storage.fill(slots.start, rows)
+            self._storage.write_slots(slots.start, rows)
             skipped += len(slots)
 
-    def adopt(self, columns: dict[str, Tensor]) -> None:
-        """Add vector steps of another replay [T, N, …] before the pending one.
+    def append_foreign(self, columns: dict[str, Tensor]) -> None:
+        """Insert the vector steps of another replay before the pending step.
 
-        Their episodes are cut at the last step as by a time limit: of that one only the
-        observations count, as those of a boundary row. Frames from before the first are not asked
-        for.
+        The last inserted row of each environment becomes a reset row: it is never sampled, and its
+        observation is used only as a next observation. Episodes that are in progress at that row
+        are truncated. Frame stacks do not extend beyond the first inserted step.
+
+        Args:
+            columns: Columns [T, N, …] of the T vector steps, as returned by `read`.
         """
         length = len(columns["obs"])
         slot = self._time % self._slots
         newest = self._storage.read(range(slot, slot + 1))
-        pending = {name: newest[name][0] for name in ("obs", "episode_step", "boundary")}
+        pending = {name: newest[name][0] for name in ("obs", "episode_step", "is_reset")}
         rows = {name: column.clone() for name, column in columns.items()}
-        steps_here = torch.arange(length, dtype=torch.int32)[:, None]
-        rows["episode_step"] = torch.minimum(rows["episode_step"], steps_here)
-        rows["boundary"][-1] = True
+        inserted_before = torch.arange(length, dtype=torch.int32)[:, None]
+        rows["episode_step"] = torch.minimum(rows["episode_step"], inserted_before)
+        rows["is_reset"][-1] = True
         if length > 1:
-            open_ended = ~(rows["terminated"][-2] | rows["boundary"][-2])
-            rows["truncated"][-2] |= open_ended
+            still_running = ~(rows["terminated"][-2] | rows["is_reset"][-2])
+            rows["truncated"][-2] |= still_running
         times = range(self._time, self._time + length)
         self._time = times.stop
-        self.fill(times, rows)
+        self.load_rows(times, rows)
         self._storage.write(self._time % self._slots, **pending)
 
     def _slots_of(self, times: range) -> list[range]:
-        """Where these vector steps lie in the ring: one run of slots, or two if they wrap."""
+        """Return the slots of a range of vector steps: two ranges if it wraps around the ring."""
         if not times:
             return []
         start, stop = times.start % self._slots, times.stop % self._slots or self._slots
@@ -259,111 +302,138 @@ class ReplayBuffer:
             return [range(start, stop)]
         return [range(start, self._slots), range(stop)]
 
-    # What the environments wait at --------------------------------------------------------------
+    # The pending row ----------------------------------------------------------------------------
 
     @property
-    def pending_boundary(self) -> NDArray[np.bool_]:
-        """Which environments reset in their next step [N], whatever the action."""
-        return self._boundary
+    def pending_is_reset(self) -> NDArray[np.bool_]:
+        """Mask [N] of the environments that will ignore their next action and reset instead."""
+        return self._pending_is_reset
 
     @property
     def pending_episode_step(self) -> NDArray[np.int32]:
-        """Steps since the episode's start, in each environment [N]. A view: read it at once."""
-        return self._episode_step
+        """Steps since the start of each episode [N], as a view that the next write modifies."""
+        return self._pending_episode_step
 
     def current_obs(self) -> Observations:
-        """The newest observations [N, …], stacked as in a batch. A view: read it at once."""
+        """Return the current stacked observations [N, …], possibly a view that `write` modifies."""
         if self.frame_stack == 1:
-            return self._storage.obs(self._time % self._slots)
+            return self._storage.obs_at(self._time % self._slots)
         first = self._time * self.num_envs
         rows = np.arange(first, first + self.num_envs)
-        stacked = self._stacked(rows, self._position(rows))
+        stacked = self._gather_stacked(rows, self._position(rows))
         return stacked.numpy() if stacked.device.type == "cpu" else stacked
 
     def newest(self, column: str) -> NDArray[Any]:
-        """What the newest complete row of each environment has there [N]. A view."""
-        return self._storage.slot(column, (self._time - 1) % self._slots)
+        """Return a view of a column [N, …] at the newest complete row of each environment."""
+        return self._storage.values_at(column, (self._time - 1) % self._slots)
 
-    # Drawing ------------------------------------------------------------------------------------
+    # Sampling -----------------------------------------------------------------------------------
 
     @property
     def rows(self) -> range:
-        """Numbers of the complete rows that are still there, boundary rows included."""
+        """Range of the complete rows in the buffer, including reset rows."""
         oldest = max(0, self._time - self._slots + 1)
         return range(oldest * self.num_envs, self._time * self.num_envs)
 
-    def drawable(self, rows: Rows) -> NDArray[np.bool_]:
-        """Which of these complete rows [B] can be drawn: a mask [B].
+    def samplable(self, rows: Rows) -> NDArray[np.bool_]:
+        """Determine which of the given rows can be sampled.
 
-        A row can be drawn if it is no boundary row, the frames of its stack are still there, and
-        its window is closed: its n-th step, or the end of its episode, has happened.
+        A row can be sampled if it is not a reset row, all frames of its stack are still in the
+        buffer, and its n-step window is complete: n steps were taken, or its episode ended earlier.
+
+        Args:
+            rows: Row numbers [B]; each must be in `self.rows`.
+
+        Returns:
+            A Boolean mask [B], true for rows that can be sampled.
         """
         position = self._position(rows)
-        mask: NDArray[np.bool_] = ~self._storage.take("boundary", position)
+        mask: NDArray[np.bool_] = ~self._storage.gather("is_reset", position)
         if self.frame_stack > 1:
-            step = self._storage.take("episode_step", position)
+            step = self._storage.gather("episode_step", position)
             history = np.minimum(step, self.frame_stack - 1) * self.num_envs
             mask &= rows - history >= self.rows.start
         if self.n_step > 1:
-            num_steps = self._alive(rows).sum(1)
+            num_steps = self._in_window(rows).sum(1)
             mask &= rows + (num_steps - 1) * self.num_envs < self.rows.stop
         return mask
 
-    def draw(self, batch_size: int, env_steps: int = 0) -> Batch:
-        """Draw a batch by the sampler, so many environment steps into the run.
+    def sample(self, batch_size: int, env_steps: int = 0) -> Batch:
+        """Sample a batch and augment it.
+
+        Args:
+            batch_size: Number of rows B.
+            env_steps: Environment steps of the run so far, used to evaluate schedules.
 
         Raises:
-            RuntimeError: If nothing can be drawn, or too little without replacement.
-            ValueError: If n has become too great for the capacity.
+            RuntimeError: If no row can be sampled, or if sampling is without replacement and fewer
+                than B rows can be sampled.
+            ValueError: If the schedule of `n_step` returns a value too large for the capacity.
         """
-        if self._n_schedule is not None:
-            self.n_step = steps_at(self._n_schedule, env_steps)
-            self._check_window()
-        batch = self.gather(*self.sampler.draw(self._pool(env_steps), batch_size))
+        if self._n_step_schedule is not None:
+            self.n_step = n_step_at(self._n_step_schedule, env_steps)
+            self._check_slots()
+        batch = self.gather(*self.sampler.sample(self._pool(env_steps), batch_size))
         for augmentation in self.augmentations:
             batch = augmentation(batch, self.rng)
         return batch
 
-    def _pool(self, env_steps: int) -> Pool:
-        num_envs = self.num_envs
-        newest, oldest = (self.n_step - 1) * num_envs, (self.frame_stack - 1) * num_envs
-        return Pool(self.rows, self.drawable, self.rng, num_envs, newest, oldest, env_steps)
+    def _pool(self, env_steps: int) -> SamplingPool:
+        return SamplingPool(
+            self.rows,
+            self.samplable,
+            self.rng,
+            num_pending=self.num_envs,
+            num_unsettled_newest=(self.n_step - 1) * self.num_envs,
+            num_unsettled_oldest=(self.frame_stack - 1) * self.num_envs,
+            env_steps=env_steps,
+        )
 
-    def chances(self) -> NDArray[np.float64]:
-        """How likely each of `rows` is to be drawn [R], as at the last draw. Looks at all."""
-        return self.sampler.chances(self._pool(env_steps=0))
+    def probabilities(self) -> NDArray[np.float64]:
+        """Return the sampling probability of each row in `rows` at the last batch. O(capacity)."""
+        return self.sampler.probabilities(self._pool(env_steps=0))
 
     @property
     def has_priorities(self) -> bool:
-        """Whether rows are drawn by priorities that `set_priorities` wants to be told."""
-        return self._by_priority is not None
+        """Whether rows are sampled by priority, which requires calls of `set_priorities`."""
+        return self._priority_sampler is not None
 
     def set_priorities(self, rows: Rows | Tensor, priority: NDArray[Any] | Tensor) -> None:
-        """Give rows [B] new priorities [B]; nothing happens to those overwritten meanwhile."""
-        if self._by_priority is not None:
-            self._by_priority.update(rows, priority, self.rows)
+        """Set the priorities of sampled rows. Rows that have been overwritten are ignored.
+
+        Args:
+            rows: Row numbers [B].
+            priority: New priorities [B].
+        """
+        if self._priority_sampler is not None:
+            self._priority_sampler.update(rows, priority, self.rows)
 
     def gather(self, rows: Rows, weight: NDArray[np.float32] | None = None) -> Batch:
-        """The transitions that start at these drawable rows [B], of weights [B] or 1.
+        """Return the n-step transitions that start at the given rows.
 
-        reward = sum of gamma^j r_{t+1+j} over the window of k ≤ n steps; next_obs = obs_{t+k};
-        discount = gamma^k, or 0 if the last of these steps terminated the episode and terminal
-        observations are not bootstrapped from.
+        A window consists of n steps, or fewer if the episode ends earlier. For k steps, the reward
+        is the sum of gamma^j r_{t+1+j} for j = 0 … k - 1, the next observation is obs_{t+k}, and
+        the discount is gamma^k. The discount is 0 if the last step terminated the episode, unless
+        `bootstrap_terminal` is set.
+
+        Args:
+            rows: Row numbers [B]; all of these rows must be samplable.
+            weight: Loss weights [B]; all 1 if None.
         """
         position = self._position(rows)
-        bootstrap: Any  # what the next value counts for, unless nothing follows
+        bootstrap: Any  # gamma^k, the discount of the next value
         if self.n_step == 1:
-            reward = self._storage.take("reward", position)
-            terminated = self._storage.take("terminated", position)
+            reward = self._storage.gather("reward", position)
+            terminated = self._storage.gather("terminated", position)
             bootstrap = np.float32(self.gamma)
             next_rows = rows + self.num_envs
         else:
-            alive = self._alive(rows)  # [B, n]
+            in_window = self._in_window(rows)  # [B, n]
             gammas = self.gamma ** np.arange(self.n_step + 1)
-            rewards = self._window("reward", rows) * alive * gammas[:-1]
+            rewards = self._gather_next("reward", rows) * in_window * gammas[:-1]
             reward = rewards.sum(1).astype(np.float32)
-            terminated = np.any(self._window("terminated", rows) & alive, axis=1)
-            num_steps = alive.sum(1)
+            terminated = np.any(self._gather_next("terminated", rows) & in_window, axis=1)
+            num_steps = in_window.sum(1)
             bootstrap = gammas[num_steps].astype(np.float32)
             next_rows = rows + num_steps * self.num_envs
         if self.bootstrap_terminal:
@@ -371,11 +441,11 @@ class ReplayBuffer:
         discount = ~terminated * bootstrap
         to_device = self._storage.to_device
         return Batch(
-            obs=self._stacked(rows, position),
-            action=to_device(self._storage.take("action", position)),
+            obs=self._gather_stacked(rows, position),
+            action=to_device(self._storage.gather("action", position)),
             reward=to_device(reward),
             discount=to_device(discount),
-            next_obs=self._stacked(next_rows, self._position(next_rows)),
+            next_obs=self._gather_stacked(next_rows, self._position(next_rows)),
             weight=to_device(np.ones_like(reward) if weight is None else weight),
             row=to_device(rows),
         )
@@ -385,29 +455,32 @@ class ReplayBuffer:
     def _position(self, rows: Rows) -> Rows:
         return rows % (self._slots * self.num_envs)
 
-    def _window(self, column: str, rows: Rows) -> NDArray[Any]:
-        """A column at the n rows from each row on [B, n]. Beyond the newest it holds old values."""
-        window = rows[:, None] + np.arange(self.n_step) * self.num_envs
-        return self._storage.take(column, self._position(window))
+    def _gather_next(self, column: str, rows: Rows) -> NDArray[Any]:
+        """Return a column [B, n] at each row and the next n - 1 rows of its environment.
 
-    def _alive(self, rows: Rows) -> NDArray[np.bool_]:
-        """Which of the n steps from each row on belong to its window [B, n].
-
-        A window ends with the first step that ended the episode. What old values behind the
-        newest row say does not matter: `drawable` refuses any window that reaches them.
+        Values after the newest complete row are stale.
         """
-        ended = self._window("terminated", rows) | self._window("truncated", rows)
-        alive: NDArray[np.bool_] = np.ones_like(ended)
-        np.logical_not(np.logical_or.accumulate(ended[:, :-1], axis=1), out=alive[:, 1:])
-        return alive
+        window = rows[:, None] + np.arange(self.n_step) * self.num_envs
+        return self._storage.gather(column, self._position(window))
 
-    def _stacked(self, rows: Rows, position: Rows) -> Tensor:
-        """Observations of these rows with their stacks [B, …]; the one function that stacks."""
+    def _in_window(self, rows: Rows) -> NDArray[np.bool_]:
+        """Return a mask [B, n] of the steps that belong to the n-step window of each row.
+
+        A window ends with the first step that ended the episode. Stale values after the newest
+        complete row are harmless, because `samplable` excludes every window that reaches them.
+        """
+        ended = self._gather_next("terminated", rows) | self._gather_next("truncated", rows)
+        in_window: NDArray[np.bool_] = np.ones_like(ended)
+        np.logical_not(np.logical_or.accumulate(ended[:, :-1], axis=1), out=in_window[:, 1:])
+        return in_window
+
+    def _gather_stacked(self, rows: Rows, position: Rows) -> Tensor:
+        """Return the stacked observations [B, S * C, …] of the given rows."""
         if self.frame_stack == 1:
-            return self._storage.take_obs(position)
-        step = self._storage.take("episode_step", position)
+            return self._storage.gather_obs(position)
+        step = self._storage.gather("episode_step", position)
         age = np.arange(self.frame_stack - 1, -1, -1)
         back = np.minimum(age, step[:, None])  # [B, S], 0 for the newest frame
         position = self._position(rows[:, None] - back * self.num_envs)
-        frames = self._storage.take_obs(position.reshape(-1))  # [B * S, C, …]
+        frames = self._storage.gather_obs(position.reshape(-1))  # [B * S, C, …]
         return frames.view(len(rows), -1, *frames.shape[2:])  # [B, S * C, …]

@@ -1,8 +1,9 @@
-"""Sums of priorities: which position of the ring a share of the total falls on.
+"""Data structures for sampling positions with probabilities proportional to stored values.
 
-Both kinds hold one leaf for each position, a number >= 0, and draw a leaf in proportion to it. They
-add in an order that is fixed by the leaves' places: what is found depends on the leaves alone, not
-on how they came about, so leaves are all that has to be saved.
+`SumTree` is for the CPU and `PrefixSums` for a GPU. Both store one non-negative value, called a
+leaf, for each position of the replay's ring buffer. They sum the leaves in a fixed order, so the
+sampled positions depend on the leaves but not on the order in which the leaves were set. The state
+to save therefore consists of the leaves and the largest value ever set.
 """
 
 from typing import Any, Protocol
@@ -13,67 +14,87 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _FAN_OUT = 16
+"""Number of children of a node of `SumTree`."""
 _TOP = 4096
-"""Nodes at the top of a tree: so many are summed at once in no more time than by another level."""
+"""Maximum number of nodes in the top level. Summing all of them is as fast as another level."""
 _BEFORE = np.tri(_FAN_OUT + 1, _FAN_OUT, -1).T.copy()
-"""Numbers [B, 16] times it are their running sums [B, 17]: a fifth of the time of `cumsum`."""
+"""Matrix that maps numbers [B, 16] to their prefix sums [B, 17]; five times as fast as `cumsum`."""
 _BLOCK = 1024
+"""Number of leaves that `PrefixSums` sums as one block."""
 
 
 class Priorities(Protocol):
-    """Leaves, one for each position, and their sum. Numbers are numpy's arrays or tensors.
+    """Non-negative values (leaves), one per position, and search by their prefix sums.
+
+    Arguments and results are NumPy arrays or tensors, as returned by `to_array`.
 
     Attributes:
-        greatest: The greatest value that was ever set, or the first one given.
+        max_value: Largest value ever set, or the initial value if that is larger.
     """
 
-    greatest: Any
+    max_value: Any
 
-    def array(self, values: Any) -> Any:
-        """Numbers as arrays of the kind, and at the place, of the leaves."""
+    def to_array(self, values: Any) -> Any:
+        """Convert values to the array type and device of the leaves."""
         ...
 
     def get(self, positions: Any) -> Any:
-        """The leaves at these positions [B], float64."""
+        """Return the leaves at positions [B] as float64 values [B]."""
         ...
 
     def set(self, positions: Any, values: Any, where: Any = None) -> None:
-        """Put values [B] at these positions [B], or at some of them: where a mask [B] is true.
+        """Set the leaves at some positions.
 
-        Of values for the same position the greatest counts.
+        Args:
+            positions: Positions [B]. A position that occurs more than once is set to the largest of
+                its values.
+            values: New values [B].
+            where: Mask [B] of the values to set; all values are set if None.
         """
         ...
 
-    def find(self, shares: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Positions [B] at which the running sum passes these shares [B], in [0, 1], of the total.
+    def find(self, fractions: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the positions at which the prefix sum first exceeds given fractions of the total.
 
-        They are of leaves greater than 0, whatever is rounded; any where there are none.
+        The leaves at these positions are always positive, regardless of rounding errors. If all
+        leaves are 0, every position returned is 0.
+
+        Args:
+            fractions: Fractions [B] of the sum of all leaves, in [0, 1].
+
+        Returns:
+            Positions [B].
         """
         ...
 
-    def probability(
+    def probabilities(
         self, positions: NDArray[np.int64], uniform_share: float
     ) -> NDArray[np.float64]:
-        """Of these positions [B], if this share of them is drawn uniformly from leaves > 0.
+        """Return the sampling probabilities [B] of the given positions [B].
 
-        It is 0 (or NaN) if all leaves are 0, NaN if a leaf is not finite.
+        The probabilities are 0 or NaN if all leaves are 0, and NaN if a leaf is not finite.
+
+        Args:
+            positions: Positions [B] of positive leaves.
+            uniform_share: Fraction of samples drawn uniformly from the positive leaves.
         """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Leaves and the greatest value, as both kinds can load them."""
+        """Return the leaves and `max_value`, in a format that every implementation can load."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have these leaves."""
+        """Restore the leaves and `max_value`."""
         ...
 
 
 class SumTree:
-    """Leaves on the host under a tree of sums, 16 children to a node.
+    """Sum tree for the CPU with 16 children per node.
 
-    A node is the sum of its children in their order, made anew whenever one of them is set. A step
-    of numpy costs a microsecond for two numbers and for a hundred: a wide tree takes few of them.
+    The value of a node is the sum of its children, recomputed whenever a child changes. A NumPy
+    operation on two numbers takes as long as one on a hundred, about a microsecond, so a wide tree
+    with few levels is faster than a binary tree.
 
     >>> tree = SumTree(4)
     >>> tree.set(np.arange(4), np.array([1.0, 0.0, 2.0, 1.0]))
@@ -81,24 +102,24 @@ class SumTree:
     (4.0, 3, [0, 2, 3, 3])
 
     Args:
-        capacity: Number of leaves, all 0 at first.
-        first: What `greatest` is before anything is set.
+        capacity: Number of leaves, initially 0.
+        initial_max: Initial value of `max_value`.
 
     Attributes:
-        num_positive: Number of leaves greater than 0.
-        greatest: The greatest value that was ever set, or the first one given.
+        num_positive: Number of positive leaves.
+        max_value: Largest value ever set, or the initial value if that is larger.
     """
 
-    def __init__(self, capacity: int, first: float = 0.0) -> None:
+    def __init__(self, capacity: int, initial_max: float = 0.0) -> None:
         self.capacity = capacity
         self.num_positive = 0
-        self.greatest = first
+        self.max_value = initial_max
         depth = 0
         while capacity > _TOP * _FAN_OUT**depth:
             depth += 1
-        size = -(-capacity // _FAN_OUT**depth)  # of the top; levels below it are full
+        size = -(-capacity // _FAN_OUT**depth)  # of the top level; all levels below it are full
         self._top = np.zeros(size)
-        self._blocks: list[NDArray[np.float64]] = []  # leaves first, each [nodes above, 16]
+        self._blocks: list[NDArray[np.float64]] = []  # leaves first; each [parents, 16]
         for _ in range(depth):
             self._blocks.insert(0, np.zeros((size, _FAN_OUT)))
             size *= _FAN_OUT
@@ -107,18 +128,18 @@ class SumTree:
 
     @property
     def total(self) -> float:
-        """The sum of all leaves."""
+        """Sum of all leaves."""
         return float(self._top.sum())
 
-    def array(self, values: Any) -> Any:
-        """As an array of numpy."""
+    def to_array(self, values: Any) -> Any:
+        """Convert values to a NumPy array; floating-point values become float64."""
         if isinstance(values, Tensor):
             return (values.double() if values.is_floating_point() else values).numpy(force=True)
         array = np.asarray(values)
         return array.astype(np.float64, copy=False) if array.dtype.kind == "f" else array
 
     def get(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The leaves at these positions [B]."""
+        """Return the leaves at positions [B]."""
         return self._leaves.take(positions)
 
     def set(
@@ -127,39 +148,42 @@ class SumTree:
         values: NDArray[np.float64],
         where: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Put values [B] at these positions [B] where the mask [B] is true; the greatest counts."""
+        """Set the leaves at positions [B] to values [B], where the mask [B] is true.
+
+        A position that occurs more than once is set to the largest of its values.
+        """
         if where is not None and np.count_nonzero(where) < len(where):
             positions, values = positions[where], values[where]
         if not len(positions):
             return
         was_positive = self._leaves.take(positions) > 0
         self._leaves[positions] = 0
-        with np.errstate(invalid="ignore"):  # what is not finite is noticed at the next draw
+        with np.errstate(invalid="ignore"):  # `probabilities` reports non-finite leaves
             np.maximum.at(self._leaves, positions, values)
         changed = positions[(self._leaves.take(positions) > 0) != was_positive]
         if len(changed):
             changed = np.unique(changed)
             num_filled = int(np.count_nonzero(self._leaves.take(changed)))
             self.num_positive += 2 * num_filled - len(changed)
-        self.greatest = max(self.greatest, float(values.max()))
+        self.max_value = max(self.max_value, float(values.max()))
         nodes = positions
         for blocks, parents in zip(self._blocks, self._levels[1:], strict=True):
             nodes = nodes // _FAN_OUT
             parents[nodes] = blocks.take(nodes, axis=0).sum(1)
 
-    def find(self, shares: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Positions [B] at which the running sum passes these shares [B] of the total.
+    def find(self, fractions: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the positions [B] at which the prefix sum exceeds fractions [B] of the total.
 
-        A mass that rounding has brought beyond the block that it is in stays at the block's end.
+        If a rounding error moves a target beyond the last child of a node, that child is used.
         """
         running = np.zeros(len(self._top) + 1)
         np.cumsum(self._top, out=running[1:])
         if not 0 < running[-1] < np.inf:
-            return np.zeros(len(shares), np.int64)
-        mass = shares * running[-1]
+            return np.zeros(len(fractions), np.int64)
+        mass = fractions * running[-1]
         nodes: NDArray[np.int64] = running[1:-1].searchsorted(mass, side="right")
         mass -= running.take(nodes)
-        first = np.arange(0, len(shares) * (_FAN_OUT + 1), _FAN_OUT + 1)
+        first = np.arange(0, len(fractions) * (_FAN_OUT + 1), _FAN_OUT + 1)
         for blocks in reversed(self._blocks):
             sums = blocks.take(nodes, axis=0) @ _BEFORE  # [B, 17]
             is_beyond = sums[:, 1:] > mass[:, None]
@@ -168,23 +192,28 @@ class SumTree:
             mass -= sums.take(first + child)
             nodes = nodes * _FAN_OUT + child
         if np.count_nonzero(self._leaves.take(nodes)) < len(nodes):
-            return self._find_slowly(shares)
+            return self._find_slowly(fractions)
         return nodes
 
-    def _find_slowly(self, shares: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The same by one running sum, where rounding led to an empty leaf: hardly ever.
+    def _find_slowly(self, fractions: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Find positions by computing the prefix sums of all leaves.
 
-        It grows at leaves greater than 0 only, so the first beyond a mass is at one of them.
+        This is needed in the rare case that a rounding error leads `find` to a leaf of 0. Prefix
+        sums increase only at positive leaves, so the first one to exceed a target is at a positive
+        leaf.
         """
         running = self._leaves.cumsum()
-        mass = np.minimum(shares * running[-1], np.nextafter(running[-1], 0))
+        mass = np.minimum(fractions * running[-1], np.nextafter(running[-1], 0))
         found: NDArray[np.int64] = running.searchsorted(mass, side="right")
         return found
 
-    def probability(
+    def probabilities(
         self, positions: NDArray[np.int64], uniform_share: float
     ) -> NDArray[np.float64]:
-        """Of these positions [B], if this share of them is drawn uniformly from leaves > 0."""
+        """Return the sampling probabilities [B] of the given positions [B].
+
+        A fraction `uniform_share` of samples is drawn uniformly from the positive leaves.
+        """
         total = self.total
         if not 0 < total < np.inf:
             return np.full(len(positions), 0.0 if total == 0 else np.nan)
@@ -195,66 +224,70 @@ class SumTree:
         return probability
 
     def state_dict(self) -> dict[str, Any]:
-        """Leaves and the greatest value."""
+        """Return the leaves and `max_value`."""
         leaves = torch.from_numpy(self._leaves[: self.capacity].copy())
-        return {"leaves": leaves, "greatest": self.greatest}
+        return {"leaves": leaves, "max_value": self.max_value}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have these leaves, and all sums made anew."""
+        """Restore the leaves and `max_value`, and recompute all sums."""
         self._leaves[: self.capacity] = state["leaves"].numpy()
         self.num_positive = int(np.count_nonzero(self._leaves))
-        self.greatest = state["greatest"]
+        self.max_value = state["max_value"]
         for blocks, parents in zip(self._blocks, self._levels[1:], strict=True):
             parents[:] = blocks.sum(1)
 
 
 class PrefixSums:
-    """Leaves on a device, summed whenever something is to be found; nothing waits when they change.
+    """Equivalent of `SumTree` for a GPU; every search recomputes the prefix sums of all leaves.
 
-    A GPU sums a million leaves in the time that a few levels of a tree take. They are summed in
-    blocks: PyTorch's running sum of a single row is made in an order that differs from one time to
-    the next, that of several rows is not.
+    On a GPU, summing a million leaves takes as long as updating a few levels of a tree. Setting
+    leaves does not synchronize with the GPU. The leaves are summed in blocks, because PyTorch's
+    `cumsum` is deterministic only for more than one row.
 
     Args:
-        capacity: Number of leaves, all 0 at first.
-        first: What `greatest` is before anything is set.
-        device: Where they lie.
+        capacity: Number of leaves, initially 0.
+        initial_max: Initial value of `max_value`.
+        device: Device on which the leaves are stored.
 
     Attributes:
-        greatest: The greatest value that was ever set, or the first one given; a tensor [].
+        max_value: Largest value ever set, or the initial value if that is larger, as a scalar
+            tensor.
     """
 
     def __init__(
-        self, capacity: int, first: float = 0.0, device: torch.device | str = "cpu"
+        self, capacity: int, initial_max: float = 0.0, device: torch.device | str = "cpu"
     ) -> None:
         self.capacity = capacity
         self.device = torch.device(device)
-        self.greatest = torch.tensor(first, dtype=torch.float64, device=device)
-        num_blocks = capacity // _BLOCK + 1  # there is a leaf more: for what is not to be set
+        self.max_value = torch.tensor(initial_max, dtype=torch.float64, device=device)
+        num_blocks = capacity // _BLOCK + 1  # at least one extra leaf, for masked values
         self._blocks = torch.zeros(num_blocks, _BLOCK, dtype=torch.float64, device=device)
         self._leaves = self._blocks.view(-1)
 
     @property
     def total(self) -> Tensor:
-        """The sum of all leaves []."""
+        """Sum of all leaves, as a scalar tensor."""
         return self._blocks.sum(1).sum()
 
     @property
     def num_positive(self) -> Tensor:
-        """Number of leaves greater than 0 []."""
+        """Number of positive leaves, as a scalar tensor."""
         return (self._leaves > 0).sum()
 
-    def array(self, values: Any) -> Tensor:
-        """As a tensor on the device."""
+    def to_array(self, values: Any) -> Tensor:
+        """Convert values to a tensor on the GPU; floating-point values become float64."""
         tensor = torch.as_tensor(values, device=self.device)
         return tensor.double() if tensor.is_floating_point() else tensor
 
     def get(self, positions: Tensor) -> Tensor:
-        """The leaves at these positions [B]."""
+        """Return the leaves at positions [B]."""
         return self._leaves[positions]
 
     def set(self, positions: Tensor, values: Tensor, where: Tensor | None = None) -> None:
-        """Put values [B] at these positions [B] where the mask [B] is true; the greatest counts."""
+        """Set the leaves at positions [B] to values [B], where the mask [B] is true.
+
+        A position that occurs more than once is set to the largest of its values.
+        """
         if not len(positions):
             return
         if where is not None:
@@ -263,13 +296,13 @@ class PrefixSums:
         self._leaves.index_fill_(0, positions, 0.0)
         self._leaves.scatter_reduce_(0, positions, values, "amax")
         self._leaves[self.capacity] = 0.0
-        self.greatest = torch.maximum(self.greatest, values.max())
+        self.max_value = torch.maximum(self.max_value, values.max())
 
-    def find(self, shares: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Positions [B] at which the running sum passes these shares [B] of the total."""
+    def find(self, fractions: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the positions [B] at which the prefix sum exceeds fractions [B] of the total."""
         zero = self._leaves.new_zeros(())
         running = self._blocks.sum(1).expand(2, -1).cumsum(1)[0]
-        mass = torch.minimum(self.array(shares) * running[-1], running[-1].nextafter(zero))
+        mass = torch.minimum(self.to_array(fractions) * running[-1], running[-1].nextafter(zero))
         block = torch.searchsorted(running, mass, right=True)
         is_any = running[-1] > 0
         block *= is_any
@@ -279,21 +312,24 @@ class PrefixSums:
         leaf = torch.searchsorted(running, mass[:, None], right=True)[:, 0]
         return ((block * _BLOCK + leaf) * is_any).numpy(force=True)  # host-device sync
 
-    def probability(
+    def probabilities(
         self, positions: NDArray[np.int64], uniform_share: float
     ) -> NDArray[np.float64]:
-        """Of these positions [B], if this share of them is drawn uniformly from leaves > 0."""
-        probability = self.get(self.array(positions)) / self.total
+        """Return the sampling probabilities [B] of the given positions [B].
+
+        A fraction `uniform_share` of samples is drawn uniformly from the positive leaves.
+        """
+        probability = self.get(self.to_array(positions)) / self.total
         if uniform_share:
             probability = (1 - uniform_share) * probability + uniform_share / self.num_positive
         return probability.numpy(force=True)  # host-device sync
 
     def state_dict(self) -> dict[str, Any]:
-        """Leaves and the greatest value."""
+        """Return the leaves and `max_value`."""
         leaves = self._leaves[: self.capacity].to("cpu", copy=True)
-        return {"leaves": leaves, "greatest": float(self.greatest)}
+        return {"leaves": leaves, "max_value": float(self.max_value)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have these leaves."""
+        """Restore the leaves and `max_value`."""
         self._leaves[: self.capacity] = state["leaves"]
-        self.greatest.fill_(state["greatest"])
+        self.max_value.fill_(state["max_value"])

@@ -1,4 +1,4 @@
-"""Samplers: which rows are drawn."""
+"""Samplers, which select the rows of a batch: uniformly or in proportion to priorities."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,170 +8,196 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dqn_lightning import ranks
+from dqn_lightning import distributed
 from dqn_lightning.errors import ConfigError, NonFiniteError
 from dqn_lightning.replay.priorities import PrefixSums, Priorities, SumTree
 from dqn_lightning.schedules import CHECKED_COUNTS, Schedule, as_schedule
 
 Rows: TypeAlias = NDArray[np.int64]
-"""Numbers of rows."""
+"""Row numbers, counted from the start of the run."""
 
-_ROUNDS = 64
-"""Rounds of drawing again before all rows are looked at (slow, but it always ends)."""
+_MAX_REJECTION_ROUNDS = 64
+"""Rounds of rejection sampling before the sampler falls back to checking every row."""
 
 
-class Pool(NamedTuple):
-    """What can be drawn from.
+class SamplingPool(NamedTuple):
+    """Rows from which a sampler can choose.
+
+    Unsettled rows must be checked again: they may have become samplable since the last batch, or
+    no longer be samplable.
 
     Attributes:
-        rows: Numbers of the complete rows.
-        drawable: Which of some rows [B] can be drawn: a mask [B].
-        rng: Source of random numbers.
-        pending: Number of rows that follow them, and are not complete.
-        newest: How many of the newest may become drawable yet, or no longer be, if n changed.
-        oldest: How many of the oldest may be there without the frames of their stack.
-        env_steps: Environment steps of the run.
+        rows: Range of the complete rows, that is, rows whose action and reward are known.
+        samplable: Function that maps complete rows [B] to a mask [B], true for those that can be
+            sampled.
+        rng: Random generator.
+        num_pending: Number of incomplete rows that follow `rows`.
+        num_unsettled_newest: Number of newest rows whose n-step windows may still be incomplete.
+        num_unsettled_oldest: Number of oldest rows whose frame stacks may have lost frames.
+        env_steps: Environment steps of the run so far.
     """
 
     rows: range
-    drawable: Callable[[Rows], NDArray[np.bool_]]
+    samplable: Callable[[Rows], NDArray[np.bool_]]
     rng: np.random.Generator
-    pending: int = 1
-    newest: int = 0
-    oldest: int = 0
+    num_pending: int = 1
+    num_unsettled_newest: int = 0
+    num_unsettled_oldest: int = 0
     env_steps: int = 0
 
-    def candidates(self, count: int) -> Rows:
-        """Any rows [count], drawable or not, each as likely as any other.
+    def random_rows(self, count: int) -> Rows:
+        """Draw complete rows [count] uniformly, including rows that cannot be sampled.
 
         Raises:
-            RuntimeError: If there are none.
+            RuntimeError: If there are no complete rows.
         """
         if not self.rows:
-            raise RuntimeError("the replay is empty: nothing can be drawn")
-        # A third of the time of `integers`; the chances differ by less than one in 2^53 / rows.
+            raise RuntimeError("the replay is empty: no row can be sampled")
+        # Three times as fast as `integers`; the bias is less than one in 2^53 / rows.
         return self.rows.start + (self.rng.random(count) * len(self.rows)).astype(np.int64)
 
-    def every(self, needed: int) -> Rows:
-        """All drawable rows. Looks at every row there is.
+    def samplable_rows(self, at_least: int) -> Rows:
+        """Return all rows that can be sampled. Slow, because every row is checked.
 
         Raises:
-            RuntimeError: If there are fewer than are needed.
+            RuntimeError: If fewer than `at_least` rows can be sampled.
         """
-        every = np.arange(self.rows.start, self.rows.stop)
-        every = every[self.drawable(every)]
-        if len(every) < needed:
+        rows = np.arange(self.rows.start, self.rows.stop)
+        rows = rows[self.samplable(rows)]
+        if len(rows) < at_least:
             raise RuntimeError(
-                f"only {len(every)} rows of the replay can be drawn, {needed} wanted"
+                f"only {len(rows)} rows of the replay can be sampled, need {at_least}"
             )
-        return every
+        return rows
 
 
-class Drawn(NamedTuple):
-    """Numbers of rows [B], int64, and the weights of their losses [B], float32."""
+class SampledRows(NamedTuple):
+    """Rows selected for a batch.
+
+    Attributes:
+        rows: Row numbers [B], int64.
+        weight: Loss weights [B], float32.
+    """
 
     rows: Rows
     weight: NDArray[np.float32]
 
 
 class Sampler(Protocol):
-    """Draws numbers of rows."""
+    """Algorithm that selects the rows of a batch."""
 
     @property
     def replacement(self) -> bool:
-        """Whether a row may stand in a batch more than once."""
+        """Whether a batch can contain the same row more than once."""
         ...
 
-    def draw(self, pool: Pool, batch_size: int) -> Drawn:
-        """`batch_size` drawable rows and their weights."""
+    def sample(self, pool: SamplingPool, batch_size: int) -> SampledRows:
+        """Select `batch_size` samplable rows and their loss weights."""
         ...
 
-    def chances(self, pool: Pool) -> NDArray[np.float64]:
-        """How likely each of the pool's rows is to be the next one drawn [R]."""
+    def probabilities(self, pool: SamplingPool) -> NDArray[np.float64]:
+        """Return the sampling probability [R] of each row in the pool."""
         ...
 
 
 @runtime_checkable
 class PrioritySampler(Sampler, Protocol):
-    """Draws rows by what is learnt from them. It has a state, so it belongs to one replay."""
+    """Sampler that keeps a priority for each row; it must not be shared between replays."""
 
-    def begin(self, num_positions: int, device: torch.device) -> None:
-        """Forget all rows. Row i lies at i modulo `num_positions`, observations on the device."""
+    def reset(self, num_positions: int, device: torch.device) -> None:
+        """Delete all priorities.
+
+        Args:
+            num_positions: Number of positions in the ring. Row i is at position
+                `i % num_positions`.
+            device: Device on which the replay stores observations.
+        """
         ...
 
     def update(self, rows: Any, priority: Any, live: range) -> None:
-        """Give rows [B] new priorities [B], both arrays or tensors; `live` are still there."""
+        """Set the priorities of rows that are still in the buffer.
+
+        Args:
+            rows: Row numbers [B], an array or a tensor.
+            priority: New priorities [B], an array or a tensor.
+            live: Range of the rows still in the buffer. All other rows are ignored.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it knows of the rows."""
+        """Return all priorities."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore all priorities."""
         ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every row that can be drawn is as likely as any other.
+    """Sampler that selects all samplable rows with equal probability.
 
-    Candidates are drawn from all rows and those that cannot be used are drawn again, which keeps
-    the choice uniform over the rest and costs nothing when a row is written.
+    It uses rejection sampling: rows that cannot be sampled are replaced by new random rows. This
+    avoids a list of samplable rows that would have to be updated by each write.
 
     Args:
-        replacement: Whether a row may stand in a batch more than once. With large replays the
-            difference does not matter, and with replacement is faster.
+        replacement: Whether a batch may contain the same row more than once. Sampling with
+            replacement is faster, and duplicates are rare in a large replay.
     """
 
     replacement: bool = True
 
-    def draw(self, pool: Pool, batch_size: int) -> Drawn:
-        """`batch_size` drawable rows, all of weight 1.
+    def sample(self, pool: SamplingPool, batch_size: int) -> SampledRows:
+        """Select `batch_size` samplable rows, all with weight 1.
 
         Raises:
-            RuntimeError: If there are fewer rows than are asked for.
+            RuntimeError: If no row can be sampled, or if sampling is without replacement and fewer
+                than `batch_size` rows can be sampled.
         """
         choose = _with_replacement if self.replacement else _without_replacement
-        return Drawn(choose(pool, batch_size), np.ones(batch_size, np.float32))
+        return SampledRows(choose(pool, batch_size), np.ones(batch_size, np.float32))
 
-    def chances(self, pool: Pool) -> NDArray[np.float64]:
-        """How likely each of the pool's rows is to be the next one drawn [R]."""
-        drawable = pool.drawable(np.arange(pool.rows.start, pool.rows.stop))
-        chances: NDArray[np.float64] = drawable / max(1, int(np.count_nonzero(drawable)))
-        return chances
+    def probabilities(self, pool: SamplingPool) -> NDArray[np.float64]:
+        """Return the sampling probability [R] of each row in the pool."""
+        samplable = pool.samplable(np.arange(pool.rows.start, pool.rows.stop))
+        probabilities: NDArray[np.float64] = samplable / max(1, int(np.count_nonzero(samplable)))
+        return probabilities
 
 
 class Prioritized:
-    """Rows are drawn in proportion to their priority (Schaul et al. 2016, proportional variant).
+    """Prioritized sampler (Schaul et al. 2016, proportional variant).
 
-    A row's leaf is (|priority| + eps)^alpha from when it can first be drawn until it no longer can,
-    and 0 before and after. It enters with the greatest leaf there ever was (that of priority 1 at
-    first), so that everything is seen soon. A batch takes one row from each of B equal stretches of
-    the total.
+    The sampling probability of a row is proportional to its scaled priority,
+    (|priority| + eps)^alpha. A new row is assigned the largest scaled priority so far (initially
+    that of priority 1), so that it is likely to be sampled at least once. The scaled priority of a
+    row that cannot be sampled is 0. Sampling is stratified: the sum of all scaled priorities is
+    divided into B equal segments, and one row is sampled from each segment.
 
-    Rank r draws its row i with probability P_r(i), so of all the ranks' rows together it is drawn
-    with P_r(i) / R; uniform over the R N rows there are would be 1 / (R N), if N is the mean number
-    of rows of a rank. So what brings the mean back to that of uniform drawing is
+    The importance weights are relative to uniform sampling from the replays of all R ranks. Rank r
+    samples its row i with probability P_r(i); among the rows of all ranks, the probability is
+    P_r(i) / R. With N rows per rank on average, the uniform probability is 1 / (R N). The weights
+    are therefore
 
-        w_i = (N P_r(i))^-beta / max_j (N P_r(j))^-beta
+        w_i = (N P_r(i))^-beta / max_{s,j} (N P_s(j))^-beta
 
-    with the greatest taken over the batches of all ranks. N cancels: it is (min P / P_r(i))^beta.
+    where the maximum is over all rows j in the batches of all ranks s. N cancels:
+    w_i = (min_{s,j} P_s(j) / P_r(i))^beta.
 
-    The defaults of both exponents are those of Dopamine's Rainbow (Castro et al. 2018), which needs
-    no schedule for beta. Schaul et al. have alpha 0.6 and beta from 0.4 to 1, Hessel et al. 2018
-    alpha 0.5 and the same beta.
+    The defaults are those of Dopamine's Rainbow (Castro et al. 2018), which uses a constant beta.
+    Schaul et al. (2016) use alpha 0.6 and anneal beta from 0.4 to 1; Hessel et al. (2018) use alpha
+    0.5 and the same schedule for beta.
 
     Args:
-        alpha: Exponent of priorities: 0 is uniform, 1 in proportion to them.
-        beta: Exponent of weights, 1 for a mean like that of uniform drawing: a number, or a
-            schedule of environment steps.
-        uniform_share: Share of rows that are drawn uniformly instead, each by chance. P is the
-            probability of the mixture then.
-        eps: Added to priorities, so that none is 0.
+        alpha: Exponent for the priorities: 0 samples uniformly, 1 in proportion to the priorities.
+        beta: Exponent for the importance weights: a number, or a schedule over environment steps.
+            With 1, the weights fully correct for non-uniform sampling, apart from the normalization
+            by the largest weight of a batch.
+        uniform_share: Fraction of rows sampled uniformly instead of by priority. The importance
+            weights use the probabilities of this mixture.
+        eps: Constant added to the absolute priorities, so that none is 0.
 
     Raises:
-        ConfigError: If a number is out of its range.
+        ConfigError: If a value is out of range.
     """
 
     replacement = True
@@ -183,142 +209,165 @@ class Prioritized:
         uniform_share: float = 0.0,
         eps: float = 1e-6,
     ) -> None:
+        flag = "data.replay.sampler"
         if not 0 <= alpha < np.inf:
-            raise ConfigError(f"data.sampler.alpha: must not be negative, got {alpha}")
+            raise ConfigError(f"{flag}.alpha: must not be negative or infinite, got {alpha}")
         if not 0 <= uniform_share <= 1:
-            raise ConfigError(
-                f"data.sampler.uniform_share: must lie in [0, 1], got {uniform_share}"
-            )
+            raise ConfigError(f"{flag}.uniform_share: must be in [0, 1], got {uniform_share}")
         if not 0 < eps < np.inf:
-            raise ConfigError(f"data.sampler.eps: must be positive, got {eps}")
+            raise ConfigError(f"{flag}.eps: must be positive and finite, got {eps}")
         self.beta = as_schedule(beta)
         for count in CHECKED_COUNTS:
             if not 0 <= (value := self.beta(count)) < np.inf:
                 raise ConfigError(
-                    f"data.sampler.beta: must not be negative, is {value} at environment step "
-                    f"{count}"
+                    f"{flag}.beta: must not be negative or infinite, is {value} at environment "
+                    f"step {count}"
                 )
         self.alpha = alpha
         self.uniform_share = uniform_share
         self.eps = eps
-        self._stop = 0  # rows before it have been judged
-        self._newest = 0  # how many of them were not judged for good
+        self._stop = 0  # rows before this number have a priority or were found not samplable
+        self._num_unsettled_newest = 0  # number of newest ones that must be checked again
 
-    def begin(self, num_positions: int, device: torch.device) -> None:
-        """Forget all rows; leaves lie on the host, or on the GPU where observations do."""
-        first = float(self._leaf(1.0))
+    def reset(self, num_positions: int, device: torch.device) -> None:
+        """Delete all priorities.
+
+        Args:
+            num_positions: Number of positions in the ring. Row i is at position
+                `i % num_positions`.
+            device: Device on which the replay stores observations. The priorities are stored on the
+                same device.
+        """
+        initial = float(self._scaled_priority(1.0))
         self._num_positions = num_positions
         self._priorities: Priorities
         if device.type == "cpu":
-            self._priorities = SumTree(num_positions, first)
+            self._priorities = SumTree(num_positions, initial)
         else:
-            self._priorities = PrefixSums(num_positions, first, device)
-        self._stop = self._newest = 0
+            self._priorities = PrefixSums(num_positions, initial, device)
+        self._stop = self._num_unsettled_newest = 0
 
-    def draw(self, pool: Pool, batch_size: int) -> Drawn:
-        """`batch_size` drawable rows and their weights. All ranks draw at the same time.
+    def sample(self, pool: SamplingPool, batch_size: int) -> SampledRows:
+        """Select `batch_size` samplable rows and their importance weights.
+
+        This is a collective operation: all ranks must call it.
 
         Raises:
             NonFiniteError: If a priority is not finite.
-            RuntimeError: If no row can be drawn.
+            RuntimeError: If no row can be sampled.
         """
-        if (pool.rows.stop, pool.newest) != (self._stop, self._newest):
-            self._judge(pool)
-        shares = (np.arange(batch_size) + pool.rng.random(batch_size)) / batch_size
-        positions = self._priorities.find(shares)
+        checked = self._stop, self._num_unsettled_newest
+        if (pool.rows.stop, pool.num_unsettled_newest) != checked:
+            self._refresh_priorities(pool)
+        fractions = (np.arange(batch_size) + pool.rng.random(batch_size)) / batch_size
+        positions = self._priorities.find(fractions)
         if self.uniform_share:
             (uniform,) = np.nonzero(pool.rng.random(batch_size) < self.uniform_share)
             positions[uniform] = _with_replacement(pool, len(uniform)) % self._num_positions
-        probability = self._priorities.probability(positions, self.uniform_share)
-        own_least = probability.min()
-        least = ranks.least(own_least if own_least > 0 else 0.0)
-        if least == 0:  # on any rank: so all of them stop
-            if np.isnan(own_least) and pool.rows:
+        probability = self._priorities.probabilities(positions, self.uniform_share)
+        own_min = probability.min()
+        min_probability = distributed.all_reduce_min(own_min if own_min > 0 else 0.0)
+        if min_probability == 0:  # on any rank, so that all ranks raise an error
+            if np.isnan(own_min) and pool.rows:
                 raise NonFiniteError(
                     "priorities are not finite; a smaller learning rate (model.optimizer) or "
                     "gradient_clamp may help"
                 )
-            raise RuntimeError("no row of the replay can be drawn")
-        weight = (least / probability) ** self.beta(pool.env_steps)
-        # The position says how far a row lies behind the oldest one.
+            raise RuntimeError("no row of the replay can be sampled")
+        weight = (min_probability / probability) ** self.beta(pool.env_steps)
+        # A position determines the distance of its row from the oldest one.
         rows = pool.rows.start + (positions - pool.rows.start) % self._num_positions
-        return Drawn(rows, weight.astype(np.float32))
+        return SampledRows(rows, weight.astype(np.float32))
 
-    def chances(self, pool: Pool) -> NDArray[np.float64]:
-        """How likely each of the pool's rows is to be the next one drawn [R].
+    def probabilities(self, pool: SamplingPool) -> NDArray[np.float64]:
+        """Return the sampling probability [R] of each row in the pool.
 
-        Those written since the last draw are not known yet.
+        Rows written since the last batch have probability 0.
         """
         rows = np.arange(pool.rows.start, pool.rows.stop)
-        leaves = self._priorities.get(self._priorities.array(rows % self._num_positions))
+        leaves = self._priorities.get(self._priorities.to_array(rows % self._num_positions))
         leaves = torch.as_tensor(leaves).numpy(force=True) * (rows < self._stop)
         total = leaves.sum()
         if not 0 < total < np.inf:
             return np.zeros(len(rows))
         uniform = (leaves > 0) / np.count_nonzero(leaves)
-        chances: NDArray[np.float64] = leaves / total * (1 - self.uniform_share)
-        return chances + uniform * self.uniform_share
+        probabilities: NDArray[np.float64] = leaves / total * (1 - self.uniform_share)
+        return probabilities + uniform * self.uniform_share
 
-    def _judge(self, pool: Pool) -> None:
-        """Bring leaves up to date: greater than 0 for exactly the rows that can be drawn."""
+    def _refresh_priorities(self, pool: SamplingPool) -> None:
+        """Assign a priority to rows that have become samplable, and 0 to rows that are not."""
         start, stop = pool.rows.start, pool.rows.stop
-        first = max(start, self._stop - max(pool.newest, self._newest))
-        rows = np.arange(first, stop + pool.pending)
-        if pool.oldest and start < first:
-            rows = np.concatenate([np.arange(start, min(start + pool.oldest, first)), rows])
-        drawable = np.zeros(len(rows), np.bool_)  # those that are not complete are not
-        drawable[: -pool.pending] = pool.drawable(rows[: -pool.pending])
+        num_unsettled_newest = max(pool.num_unsettled_newest, self._num_unsettled_newest)
+        first = max(start, self._stop - num_unsettled_newest)
+        rows = np.arange(first, stop + pool.num_pending)
+        if pool.num_unsettled_oldest and start < first:
+            oldest = np.arange(start, min(start + pool.num_unsettled_oldest, first))
+            rows = np.concatenate([oldest, rows])
+        samplable = np.zeros(len(rows), np.bool_)  # pending rows are not
+        samplable[: -pool.num_pending] = pool.samplable(rows[: -pool.num_pending])
         priorities = self._priorities
-        positions = priorities.array(rows % self._num_positions)
-        leaf = priorities.get(positions)
-        leaf = leaf * priorities.array(rows < self._stop)  # others' leaves are of rows before them
-        leaf = (leaf + (leaf == 0) * priorities.greatest) * priorities.array(drawable)
-        priorities.set(positions, leaf)
-        self._stop, self._newest = stop, pool.newest
+        positions = priorities.to_array(rows % self._num_positions)
+        # Leaves of new rows still belong to the rows that they overwrote.
+        scaled_priority = priorities.get(positions) * priorities.to_array(rows < self._stop)
+        scaled_priority = scaled_priority + (scaled_priority == 0) * priorities.max_value
+        scaled_priority = scaled_priority * priorities.to_array(samplable)
+        priorities.set(positions, scaled_priority)
+        self._stop, self._num_unsettled_newest = stop, pool.num_unsettled_newest
 
     def update(self, rows: Any, priority: Any, live: range) -> None:
-        """Give rows [B] priorities [B], but not those that are no longer `live` or drawable."""
-        priorities = self._priorities
-        rows = priorities.array(rows)
-        positions = rows % self._num_positions
-        in_force = (rows >= live.start) & (rows < self._stop) & (priorities.get(positions) > 0)
-        priorities.set(positions, self._leaf(priorities.array(priority)), in_force)
+        """Set the priorities of rows. Rows outside `live` or no longer samplable are ignored.
 
-    def _leaf(self, priority: Any) -> Any:
+        Args:
+            rows: Row numbers [B], an array or a tensor.
+            priority: New priorities [B], an array or a tensor.
+            live: Range of the rows still in the buffer.
+        """
+        priorities = self._priorities
+        rows = priorities.to_array(rows)
+        positions = rows % self._num_positions
+        valid = (rows >= live.start) & (rows < self._stop) & (priorities.get(positions) > 0)
+        priorities.set(positions, self._scaled_priority(priorities.to_array(priority)), valid)
+
+    def _scaled_priority(self, priority: Any) -> Any:
         return (abs(priority) + self.eps) ** self.alpha
 
     def state_dict(self) -> dict[str, Any]:
-        """Leaves, and how far rows were judged."""
-        judged = {"stop": self._stop, "newest": self._newest}
-        return {**self._priorities.state_dict(), **judged, "alpha": self.alpha}
+        """Return the scaled priorities, alpha, and the range of rows that have been checked."""
+        return {
+            **self._priorities.state_dict(),
+            "stop": self._stop,
+            "num_unsettled_newest": self._num_unsettled_newest,
+            "alpha": self.alpha,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; with another alpha, leaves are those of the same priorities."""
+        """Restore all priorities; if alpha has changed, rescale them to the new alpha."""
         if state["alpha"] != self.alpha and state["alpha"] > 0:
-            change = self.alpha / state["alpha"]
-            leaves = torch.where(state["leaves"] > 0, state["leaves"] ** change, 0.0)
-            state = {**state, "leaves": leaves, "greatest": state["greatest"] ** change}
+            exponent = self.alpha / state["alpha"]
+            leaves = torch.where(state["leaves"] > 0, state["leaves"] ** exponent, 0.0)
+            state = {**state, "leaves": leaves, "max_value": state["max_value"] ** exponent}
         self._priorities.load_state_dict(state)
-        self._stop, self._newest = state["stop"], state["newest"]
+        self._stop = state["stop"]
+        self._num_unsettled_newest = state["num_unsettled_newest"]
 
 
-def _with_replacement(pool: Pool, batch_size: int) -> Rows:
-    drawn = pool.candidates(batch_size)
-    for _ in range(_ROUNDS):
-        usable = pool.drawable(drawn)
-        if np.count_nonzero(usable) == batch_size:
-            return drawn
-        (again,) = np.nonzero(~usable)
-        drawn[again] = pool.candidates(len(again))
-    return pool.rng.choice(pool.every(needed=1), batch_size)
+def _with_replacement(pool: SamplingPool, batch_size: int) -> Rows:
+    rows = pool.random_rows(batch_size)
+    for _ in range(_MAX_REJECTION_ROUNDS):
+        accepted = pool.samplable(rows)
+        if np.count_nonzero(accepted) == batch_size:
+            return rows
+        (rejected,) = np.nonzero(~accepted)
+        rows[rejected] = pool.random_rows(len(rejected))
+    return pool.rng.choice(pool.samplable_rows(at_least=1), batch_size)
 
 
-def _without_replacement(pool: Pool, batch_size: int) -> Rows:
+def _without_replacement(pool: SamplingPool, batch_size: int) -> Rows:
     if len(pool.rows) > 4 * batch_size:
-        drawn = np.empty(0, np.int64)
-        for _ in range(_ROUNDS):
-            fresh = pool.candidates(batch_size - len(drawn))
-            drawn = np.unique(np.concatenate([drawn, fresh[pool.drawable(fresh)]]))
-            if len(drawn) == batch_size:
-                return drawn
-    return pool.rng.permutation(pool.every(needed=batch_size))[:batch_size]
+        rows = np.empty(0, np.int64)
+        for _ in range(_MAX_REJECTION_ROUNDS):
+            new = pool.random_rows(batch_size - len(rows))
+            rows = np.unique(np.concatenate([rows, new[pool.samplable(new)]]))
+            if len(rows) == batch_size:
+                return rows
+    return pool.rng.permutation(pool.samplable_rows(at_least=batch_size))[:batch_size]

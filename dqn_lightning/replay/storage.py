@@ -1,4 +1,4 @@
-"""Where the rows lie: a ring of columns."""
+"""Storage for the replay: a ring buffer with one array per column."""
 
 from typing import Any
 
@@ -15,29 +15,32 @@ _LAYOUT = {
     "terminated": np.bool_,
     "truncated": np.bool_,
     "episode_step": np.int32,
-    "boundary": np.bool_,
+    "is_reset": np.bool_,
 }
 
 
 class Storage:
-    """A ring of `slots` vector steps of `num_envs` rows each, one column per quantity.
+    """Ring buffer with one column per quantity.
 
-    Observations lie on the device that they are drawn for. All else is a few bytes a row and is
-    looked at one by one to tell what can be drawn, so it lies in numpy's arrays on the host, where
-    a small operation costs a third and nothing waits for a device.
+    Each slot holds one vector step: one row for each of the `num_envs` environments.
 
-    Every column also has a flat view over slots and environments, in the order of time: row
-    `t * num_envs + env` lies at that number modulo the size.
+    Observations are stored on the device that uses them. The other columns take a few bytes per row
+    and are read a few values at a time to decide which rows can be sampled. They are NumPy arrays
+    on the host, because small operations are three times as fast in NumPy as in PyTorch and never
+    wait for a device.
+
+    Each column also has a flat view over slots and environments, in which row
+    `t * num_envs + env` is at position `row % (slots * num_envs)`.
 
     Args:
-        slots: Vector steps that fit, the pending one included.
-        num_envs: Environments N.
+        slots: Number of vector steps, including the pending one.
+        num_envs: Number of environments N.
         obs_shape: Shape of one observation.
-        obs_dtype: Its dtype, kept as it is (a uint8 picture stays one byte a pixel).
-        device: Where observations lie.
+        obs_dtype: Dtype of the observations; they are stored without conversion.
+        device: Device on which observations are stored.
 
     Attributes:
-        slot_bytes: Bytes of one slot.
+        slot_bytes: Size of one slot in bytes.
     """
 
     def __init__(
@@ -65,12 +68,12 @@ class Storage:
 
     @staticmethod
     def num_bytes(capacity: int, obs_shape: tuple[int, ...], obs_dtype: torch.dtype) -> int:
-        """Bytes that `capacity` rows take: known before they are taken."""
+        """Return the memory required for `capacity` rows in bytes, without allocating it."""
         others = sum(np.dtype(dtype).itemsize for dtype in _LAYOUT.values())
         return capacity * (int(np.prod(obs_shape)) * obs_dtype.itemsize + others)
 
     def write(self, slot: int, **values: Any) -> None:
-        """Write one value per environment [N, …] into the named columns of a slot."""
+        """Write values [N, …], one per environment, to the named columns at a slot."""
         for name, value in values.items():
             if name in self._arrays:
                 self._arrays[name][slot] = value
@@ -78,37 +81,37 @@ class Storage:
                 self._obs[slot] = torch.as_tensor(value)
 
     def read(self, slots: range) -> dict[str, Tensor]:
-        """A copy of these slots, which follow each other: columns [number of slots, N, …]."""
+        """Return a copy of T consecutive slots in host memory, as columns [T, N, …]."""
         return {
             name: column[slots.start : slots.stop].to("cpu", copy=True)
             for name, column in self._columns.items()
         }
 
-    def fill(self, slot: int, columns: dict[str, Tensor]) -> None:
-        """Write columns [number of slots, N, …] into so many slots, from this one on."""
+    def write_slots(self, slot: int, columns: dict[str, Tensor]) -> None:
+        """Write columns [T, N, …] to T consecutive slots, starting at `slot`."""
         for name, rows in columns.items():
             self._columns[name][slot : slot + len(rows)] = rows
 
-    def slot(self, name: str, slot: int) -> NDArray[Any]:
-        """A view of one column's slot [N]."""
+    def values_at(self, name: str, slot: int) -> NDArray[Any]:
+        """Return a view of the values [N, …] of a column at a slot."""
         values: NDArray[Any] = self._arrays[name][slot]
         return values
 
-    def obs(self, slot: int) -> Observations:
-        """A view of a slot's observations [N, …]."""
+    def obs_at(self, slot: int) -> Observations:
+        """Return a view of the observations [N, …] at a slot."""
         return self._arrays["obs"][slot] if self._is_on_host else self._obs[slot]
 
-    def take(self, name: str, position: NDArray[np.int64]) -> NDArray[Any]:
-        """A copy of one column at flat positions [B] → [B]."""
+    def gather(self, name: str, position: NDArray[np.int64]) -> NDArray[Any]:
+        """Return a copy of the values of a column at flat positions; same shape as `position`."""
         return self._flat[name].take(position)
 
-    def take_obs(self, position: NDArray[np.int64]) -> Tensor:
-        """A copy of the observations at flat positions [B] → [B, …]."""
+    def gather_obs(self, position: NDArray[np.int64]) -> Tensor:
+        """Return a copy of the observations [B, …] at flat positions [B]."""
         if self._is_on_host:
             return torch.from_numpy(self._flat["obs"].take(position, axis=0))
         return self._flat_obs.index_select(0, self.to_device(position))
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
-        """The array as a tensor where the observations lie."""
+        """Return the array as a tensor on the device where observations are stored."""
         tensor = torch.from_numpy(array)
         return tensor if self._is_on_host else tensor.to(self._obs.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""One environment as a vector of one, without the cost of a vector."""
+"""Vector environment for a single environment, without the overhead of `SyncVectorEnv`."""
 
 from typing import Any
 
@@ -9,10 +9,13 @@ from gymnasium.vector.utils import batch_space
 
 
 class SingleVectorEnv(VectorEnv[Any, Any, Any]):
-    """A vector environment of one, that behaves as `SyncVectorEnv` with one does.
+    """Vector environment that contains one environment, faster than `SyncVectorEnv`.
 
-    It keeps no infos, resets itself in the step after an episode's end, and gives the same arrays
-    in every step: copy what is to be kept.
+    Infos are empty, and the environment resets in the step after the end of an episode. Each step
+    overwrites the reward, terminated and truncated arrays returned by the previous step.
+
+    Args:
+        env: Environment to vectorize.
 
     Attributes:
         ended: Whether the last step ended the episode.
@@ -36,13 +39,13 @@ class SingleVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode; `seed` may be a list with one element."""
         obs, _ = self.env.reset(seed=seed[0] if isinstance(seed, list) else seed, options=options)
         self.ended = False
         return np.asarray(obs)[None], {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step, or start the next episode if the last step ended one."""
+        """Take a step, or start the next episode if the last step ended an episode."""
         reward: Any
         if self.ended:
             obs, _ = self.env.reset()
@@ -54,7 +57,7 @@ class SingleVectorEnv(VectorEnv[Any, Any, Any]):
         return np.asarray(obs)[None], self._reward, self._terminated, self._truncated, {}
 
     def render(self) -> Any:
-        """The environment's picture, in a tuple of one."""
+        """Return a tuple that contains the environment's rendered frame."""
         return (self.env.render(),)
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -1,0 +1,97 @@
+"""Settings for the training environments (`data.env`)."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+
+from dqn_lightning.envs.factory import Vectorization
+from dqn_lightning.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EnvSettings:
+    """Settings for the training environments: their id, wrappers, number and vectorization.
+
+    Args:
+        id: Registered Gymnasium id, or `module:id` to import a module that registers it.
+        kwargs: Keyword arguments for `gymnasium.make`.
+        wrappers: Wrappers applied to each environment, innermost first.
+        num_envs: Number of environments per rank.
+        vectorization: How the environments are stepped: `single` (one environment, without
+            vectorization; the fastest for one environment), `sync` (one after another), `async` (in
+            subprocesses), `native` (the environment's own vector implementation), or `auto`
+            (`single` for one environment, otherwise `native` if available, otherwise `sync`).
+
+    Raises:
+        ConfigError: If `num_envs` is less than 1.
+    """
+
+    id: str = "CartPole-v1"
+    kwargs: dict[str, Any] | None = None
+    wrappers: list[Callable[[gym.Env], gym.Env]] | None = None
+    num_envs: int = 1
+    vectorization: Vectorization = "auto"
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        if self.num_envs < 1:
+            raise ConfigError(f"data.env.num_envs: must be at least 1, got {self.num_envs}")
+
+
+def as_env_settings(env: Any) -> EnvSettings:
+    """Return settings that create environments like the given one.
+
+    Args:
+        env: Settings, a registered id, an environment with a `spec`, or a class or function that
+            creates an environment; a class or function is registered with Gymnasium under its name.
+
+    Raises:
+        ConfigError: If `env` has another type, or is an environment that cannot be recreated.
+
+    >>> as_env_settings("Acrobot-v1").id
+    'Acrobot-v1'
+    """
+    if isinstance(env, EnvSettings):
+        return env
+    if isinstance(env, str):
+        return EnvSettings(id=env)
+    if isinstance(env, gym.Env):
+        return _settings_of(env)
+    if not callable(env):
+        raise ConfigError(
+            "data.env: must be an id, an environment, a class, a factory or EnvSettings, "
+            f"got {env!r}"
+        )
+    return EnvSettings(id=_register(env))
+
+
+def _register(make: Callable[..., gym.Env[Any, Any]]) -> str:
+    """Register a class or function under an unused id derived from its name; return the id."""
+    name = getattr(make, "__qualname__", type(make).__name__).replace("<locals>.", "")
+    name = "".join(c if c.isalnum() else "-" for c in name)
+    for number in itertools.count():
+        env_id = f"{name}-{number}-v0" if number else f"{name}-v0"
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point=make)
+        if gym.registry[env_id].entry_point == make:
+            return env_id
+    raise AssertionError  # unreachable
+
+
+def _settings_of(env: gym.Env[Any, Any]) -> EnvSettings:
+    """Return settings that recreate an environment created by `gymnasium.make`."""
+    spec = env.spec
+    if spec is None or spec.id not in gym.registry or spec.additional_wrappers:
+        problem = "is wrapped" if spec and spec.additional_wrappers else "has no registered spec"
+        raise ConfigError(
+            f"data.env: {env} {problem}, so it cannot be made again; use "
+            "EnvSettings(id=…, wrappers=[…]), or a class or factory"
+        )
+    kwargs = dict(spec.kwargs)
+    limit = spec.max_episode_steps
+    if limit != gym.spec(spec.id).max_episode_steps:
+        kwargs["max_episode_steps"] = -1 if limit is None else limit  # -1: no time limit
+    return EnvSettings(id=spec.id, kwargs=kwargs)
