@@ -1,4 +1,4 @@
-"""Which engine executes the updates."""
+"""The `Engine` protocol, a factory that selects an engine by name, and the fallback to `Eager`."""
 
 import warnings
 from collections.abc import Callable
@@ -9,87 +9,100 @@ import torch
 
 from dqn_lightning.engines.cudagraph import CUDAGraph
 from dqn_lightning.engines.eager import Eager
-from dqn_lightning.engines.traced import Traced
-from dqn_lightning.errors import UntraceableError
+from dqn_lightning.engines.recorded import Recorded, has_convolutions
+from dqn_lightning.errors import NotRecordableError
 from dqn_lightning.losses import ObjectiveOutput
-from dqn_lightning.types import Batch, Draws
+from dqn_lightning.types import Batch, UpdateNoise
 
-EngineName: TypeAlias = Literal["auto", "eager", "traced", "cudagraph"]
+EngineName: TypeAlias = Literal["auto", "eager", "recorded", "cudagraph"]
 
 
 class Engine(Protocol):
-    """Executes updates."""
+    """Interface for engines, which compute losses and gradients and take optimizer steps."""
 
     @property
     def name(self) -> str:
-        """What `model.engine` calls it."""
+        """Name of the engine, as written in the setting `model.engine`."""
         ...
 
-    def update(self, batch: Batch, draws: Draws | None = None) -> ObjectiveOutput:
-        """Take one optimiser step on a batch; gives its loss [B] and priority [B]."""
+    def update(self, batch: Batch, noise: UpdateNoise | None = None) -> ObjectiveOutput:
+        """Take one optimizer step on a batch; return the detached losses [B] and priorities [B]."""
         ...
 
     def close(self) -> None:
-        """Give the networks and the optimiser back as they were."""
+        """Restore the original form of the optimizer's state, so that any engine can use it."""
         ...
 
 
-def make_engine(name: EngineName, device: torch.device, *parts: Any) -> Engine:
-    """The engine of this name, of the parts that `Eager` takes; `auto` chooses by device."""
-    if name == "auto":
-        fastest = _FASTEST.get(device.type, Eager)
-        return Automatic(partial(fastest, *parts), partial(Eager, *parts))
-    return _FAST.get(name, Eager)(*parts)
+_FAST: dict[str, type[Recorded]] = {kind.name: kind for kind in (Recorded, CUDAGraph)}
+_FASTEST: dict[str, type[Recorded]] = {kind.device_type: kind for kind in _FAST.values()}
+
+
+def make_engine(name: EngineName, device: torch.device, online: Any, *parts: Any) -> Engine:
+    """Build the engine with the given name.
+
+    Args:
+        name: Name of the engine; `auto` chooses the fastest engine for the device and the
+            network, and falls back to eager execution if that engine cannot execute the update.
+        device: Device that the networks are on.
+        online: Network to train; the first argument of `Eager`.
+        parts: Remaining arguments of `Eager`, in order.
+
+    Raises:
+        NotRecordableError: If the named engine cannot execute the update.
+    """
+    parts = (online, *parts)
+    if name != "auto":
+        return _FAST.get(name, Eager)(*parts)
+    fastest = _FASTEST.get(device.type)
+    if fastest is None or (fastest is Recorded and has_convolutions(online)):
+        return Eager(*parts)  # recorded convolutions were measured to be slower on CPUs
+    return WithFallback(partial(fastest, *parts), partial(Eager, *parts))
 
 
 def check_device(name: EngineName, device: torch.device) -> None:
-    """Refuse an engine that is for another type of device.
-
-    Raises:
-        UntraceableError: If it is.
-    """
+    """Raise `NotRecordableError` if the named engine does not support the device's type."""
     if name in _FAST:
         _FAST[name].check_device(device)
 
 
-_FAST: dict[str, type[Traced]] = {kind.name: kind for kind in (Traced, CUDAGraph)}
-_FASTEST: dict[str, type[Eager]] = {kind.device_type: kind for kind in _FAST.values()}
+class WithFallback:
+    """Engine that delegates to the fastest engine, or to the eager engine after a failure.
 
-
-class Automatic:
-    """The fastest engine for the device; eager if that one cannot execute the update.
+    A fallback emits a warning. With several ranks, all ranks fall back at the same update, because
+    `Recorded` fails on all ranks if it fails on one.
 
     Args:
-        fastest: Makes that engine.
-        eager: Makes the one that always can.
+        fastest: Factory for the fastest engine.
+        eager: Factory for the eager engine.
     """
 
     def __init__(self, fastest: Callable[[], Engine], eager: Callable[[], Engine]) -> None:
-        self._eager = eager
+        self._make_eager = eager
         self._engine: Engine
         try:
             self._engine = fastest()
-        except UntraceableError as error:
+        except NotRecordableError as error:
             self._fall_back(error)
 
     @property
     def name(self) -> str:
-        """That of the engine in use."""
+        """Name of the engine in use."""
         return self._engine.name
 
-    def update(self, batch: Batch, draws: Draws | None = None) -> ObjectiveOutput:
-        """Take one optimiser step on a batch; gives its loss [B] and priority [B]."""
+    def update(self, batch: Batch, noise: UpdateNoise | None = None) -> ObjectiveOutput:
+        """Take one optimizer step on a batch; return the detached losses [B] and priorities [B]."""
         try:
-            return self._engine.update(batch, draws)
-        except UntraceableError as error:
+            return self._engine.update(batch, noise)
+        except NotRecordableError as error:
             self._engine.close()
             self._fall_back(error)
-            return self._engine.update(batch, draws)
+            return self._engine.update(batch, noise)
 
     def close(self) -> None:
-        """Give the networks and the optimiser back as they were."""
+        """Restore the original form of the optimizer's state, so that any engine can use it."""
         self._engine.close()
 
-    def _fall_back(self, error: UntraceableError) -> None:
-        self._engine = self._eager()
-        warnings.warn(f"model.engine: auto is {self.name} here: {error.reason}", stacklevel=4)
+    def _fall_back(self, error: NotRecordableError) -> None:
+        self._engine = self._make_eager()
+        warnings.warn(f"model.engine: auto uses {self.name} because {error.reason}", stacklevel=4)

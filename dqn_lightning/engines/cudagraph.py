@@ -1,4 +1,4 @@
-"""The engine for NVIDIA GPUs: what the CPU's engine does, as CUDA graphs."""
+"""Engine for NVIDIA GPUs, which captures updates as CUDA graphs and launches them."""
 
 from types import TracebackType
 from typing import Any
@@ -6,64 +6,166 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqn_lightning.engines.traced import Traced
-from dqn_lightning.errors import UntraceableError
+from dqn_lightning.engines.comparison import restore
+from dqn_lightning.engines.op_recorder import RecordabilityCheck
+from dqn_lightning.engines.optimizer_step import RecordedOptimizerStep, state_tensors
+from dqn_lightning.engines.recorded import Recorded
+from dqn_lightning.errors import NotRecordableError
 
-_WARM_UP = 3
-"""Times that a loss is computed before it is captured, as PyTorch asks for."""
+_NUM_WARM_UPS = 3
+"""Eager executions before a capture, as PyTorch recommends."""
 
 
-class CUDAGraph(Traced):
-    """Launches an update as two CUDA graphs: loss and gradients; transforms and optimiser step.
+class CUDAGraph(Recorded):
+    """Engine that launches two CUDA graphs per update: loss and gradients, then optimizer step.
 
-    The host does nothing between updates but copy the batch into place and launch, and never waits.
-    Between the two graphs lies the mean over ranks, where there are several. Optimisers that can be
-    capturable are made so, which keeps their counts on the device.
+    The second graph includes the gradient transforms. For each update, the host only copies the
+    batch to the captured input tensors and launches the graphs; it never waits for the GPU. With
+    several ranks, the gradients are averaged between the two graphs.
 
     Raises:
-        UntraceableError: If updates cannot be captured; nothing has changed then.
+        NotRecordableError: If updates cannot be captured. The constructor and `update` may raise
+            it; the networks then remain unchanged.
     """
 
     name = "cudagraph"
     device_type = "cuda"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for group in self.optimizer.param_groups:
-            if "capturable" in group:
-                group["capturable"] = True
-        for state in self.optimizer.state.values():
-            if isinstance(step := state.get("step"), Tensor):
-                state["step"] = step.to(self.parameters[0].device)
+    def make_recorder(self) -> Any:
+        """Return a recorder that captures a new CUDA graph."""
+        return CapturedGraph()
 
-    def close(self) -> None:
-        """Give the networks and the optimiser back as they were."""
-        for group in self.optimizer.param_groups:
-            if "capturable" in group:
-                group["capturable"] = self.optimizer.defaults["capturable"]
-
-    def make_tape(self) -> Any:
-        """A graph to capture into."""
-        return _Graph()
+    def make_step(self) -> RecordedOptimizerStep:
+        """Return the object that applies the gradient transforms and takes the optimizer step."""
+        return CapturedOptimizerStep(
+            self._gradient, self.optimizer, self.grad_transforms, self.make_recorder
+        )
 
     def _warm_up(self) -> None:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped there
+        """Compute loss and gradients a few times; raise an error if they cannot be captured."""
+        check = RecordabilityCheck()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in PyTorch
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
+            with check:
+                self._differentiate()
+            for _ in range(_NUM_WARM_UPS - 1):
                 self._differentiate()
         torch.cuda.current_stream().wait_stream(stream)
+        if check.reason is not None:
+            raise NotRecordableError(check.reason)
 
 
-class _Graph:
-    """A CUDA graph that is used as a `Tape` is."""
+class CapturedOptimizerStep(RecordedOptimizerStep):
+    """Callable that transforms gradients and takes an optimizer step, captured if possible.
+
+    PyTorch can capture a step if the optimizer's setting `capturable` is true and its learning rate
+    is a tensor, whose value may change at every update. This class sets both only during a step.
+    Between steps, the parameter groups hold the user's settings, which schedulers, loggers and
+    checkpoints see. If the user's setting is `capturable=False`, the step counters are kept on the
+    GPU until `close`; otherwise, they are not moved.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rates: dict[int, Tensor] = {}  # learning rate on the GPU, by parameter group
+        self._rate_values: dict[int, float] = {}
+        self._move_counters(self._gradient.vector.device)
+
+    def __call__(self) -> None:
+        """Apply the gradient transforms and take an optimizer step."""
+        self._refresh_rates()  # outside of the graph, which would repeat the same value
+        super().__call__()
+
+    def close(self) -> None:
+        """Move the step counters back to the CPU, where the optimizer expects them."""
+        self._move_counters(torch.device("cpu"))
+
+    def _move_counters(self, device: torch.device) -> None:
+        """Move the step counters to a device, for parameter groups with `capturable=False`."""
+        for group in self._optimizer.param_groups:
+            if group.get("capturable") is not False or group.get("fused"):
+                continue  # not changed by this engine, or on the GPU anyway
+            for parameter in group["params"]:
+                state = self._optimizer.state.get(parameter, {})
+                if isinstance(counter := state.get("step"), Tensor):
+                    state["step"] = counter.to(device)
+
+    def _refresh_rates(self) -> None:
+        device = self._gradient.vector.device
+        for i, group in enumerate(self._optimizer.param_groups):
+            rate = group["lr"]
+            if isinstance(rate, Tensor) or not ("capturable" in group or group.get("fused")):
+                continue
+            if i not in self._rates:
+                self._rates[i] = torch.tensor(rate, dtype=torch.float32, device=device)
+            elif self._rate_values[i] != rate:
+                self._rates[i].fill_(rate)
+            self._rate_values[i] = rate
+
+    def _current_settings(self) -> Any:
+        """Return the settings that a recording assumes to be constant.
+
+        Returns:
+            Gradient transforms, their plain attributes, and the optimizer's parameter groups,
+            except for learning rates that are kept in tensors.
+        """
+        transforms, attributes, groups = super()._current_settings()
+        fixed = [
+            {k: v for k, v in group.items() if k != "lr" or i not in self._rates}
+            for i, group in enumerate(groups)
+        ]
+        return transforms, attributes, fixed
+
+    def _call_optimizer(self) -> None:
+        groups = self._optimizer.param_groups
+        own_settings: list[dict[str, Any]] = [
+            {name: group[name] for name in ("lr", "capturable") if name in group}
+            for group in groups
+        ]
+        try:
+            for i, group in enumerate(groups):
+                if "capturable" in group:
+                    group["capturable"] = True
+                if i in self._rates and self._is_recordable:
+                    group["lr"] = self._rates[i]
+            self._optimizer.step()
+        finally:
+            for group, settings in zip(groups, own_settings, strict=True):
+                group.update(settings)
+
+    def _rehearse(self, before: list[tuple[Tensor, Tensor]]) -> bool:
+        """Take a trial step and return whether it can be captured; if so, undo it."""
+        numbers, check = self._python_numbers(), RecordabilityCheck()
+        with check:
+            self._take()
+        device = self._gradient.vector.device
+        on_other_device = any(t.device != device for t in state_tensors(self._optimizer))
+        if check.reason is not None or on_other_device or self._python_numbers() != numbers:
+            return False
+        restore(before)
+        return True
+
+
+class CapturedGraph:
+    """Recorder that captures a CUDA graph; it has the interface of `OpRecorder`.
+
+    Raises:
+        NotRecordableError: If the capture fails. The previous CUDA stream then becomes current
+            again.
+    """
 
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self._capture = torch.cuda.graph(self._graph)
 
     def __enter__(self) -> None:
-        self._capture.__enter__()
+        self._stream = torch.cuda.current_stream()
+        try:
+            self._capture.__enter__()
+        except BaseException:
+            torch.cuda.set_stream(self._stream)
+            raise
 
     def __exit__(
         self,
@@ -74,14 +176,17 @@ class _Graph:
         try:
             self._capture.__exit__(kind, error, traceback)
         except RuntimeError as failure:
-            raise UntraceableError(str(error or failure).splitlines()[0]) from failure
+            raise NotRecordableError(str(error or failure).splitlines()[0]) from failure
+        finally:
+            torch.cuda.set_stream(self._stream)  # PyTorch leaves the capture stream current
         if isinstance(error, RuntimeError):
-            raise UntraceableError(str(error).splitlines()[0]) from error
+            raise NotRecordableError(str(error).splitlines()[0]) from error
 
-    def keep(self, *results: Tensor) -> list[Tensor]:
-        """End the recording, and compute what was only captured."""
+    def finish(self, *results: Tensor) -> list[Tensor]:
+        """Launch the graph, because capturing does not execute it; return the given results."""
         self._graph.replay()
         return list(results)
 
     def __call__(self) -> None:
+        """Launch the graph."""
         self._graph.replay()

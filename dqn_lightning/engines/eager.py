@@ -1,41 +1,34 @@
-"""The reference engine: one update, operation by operation."""
+"""Reference engine, which executes updates eagerly."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dqn_lightning import ranks
+from dqn_lightning import distributed
 from dqn_lightning.losses import Objective, ObjectiveOutput
 from dqn_lightning.networks import QNetwork
-from dqn_lightning.types import Batch, Draws
+from dqn_lightning.types import Batch, UpdateNoise
 
 GradTransform: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
-"""A pure function of the gradients, in the order of the parameters."""
-
-_Transform = TypeVar("_Transform", bound=Callable[..., list[Tensor]])
-
-
-def joint(transform: _Transform) -> _Transform:
-    """Mark a transform to which it is all the same how the gradients are divided into tensors.
-
-    Engines that have the gradients as one vector then pass it that one.
-    """
-    transform.is_joint = True  # type: ignore[attr-defined]  # functions may have any
-    return transform
+"""Function that maps the gradients, in the order of the parameters, to transformed gradients."""
 
 
 class Eager:
-    """Executes updates: loss, gradients, their mean over ranks, their transforms, optimiser step.
+    """Reference engine, which executes every operation of an update eagerly.
+
+    An update computes the loss and its gradients, averages the gradients over ranks, applies the
+    gradient transforms and takes an optimizer step.
 
     Args:
-        online: Network that learns.
-        target: Network that the targets come from; always used in eval mode.
-        objective: What is made smaller.
-        optimizer: Raw optimiser over the online network's parameters.
-        grad_transforms: Applied in order before each optimiser step; the list may still grow.
+        online: Network to train.
+        target: Network that computes the targets; always in evaluation mode.
+        objective: Function that computes the loss and the priority for each transition.
+        optimizer: Optimizer for the online network's parameters.
+        grad_transforms: Functions applied to the gradients, in order, before each optimizer step;
+            the list may be changed between updates.
     """
 
     name = "eager"
@@ -55,10 +48,10 @@ class Eager:
         self.grad_transforms = grad_transforms
         self.parameters = [p for p in online.parameters() if p.requires_grad]
 
-    def update(self, batch: Batch, draws: Draws | None = None) -> ObjectiveOutput:
-        """Take one optimiser step on a batch; gives its detached loss [B] and priority [B]."""
-        output, ours = self.differentiate(batch, draws)
-        gradients = ranks.mean(ours)
+    def update(self, batch: Batch, noise: UpdateNoise | None = None) -> ObjectiveOutput:
+        """Take one optimizer step on a batch; return the detached losses [B] and priorities [B]."""
+        output, own_gradients = self.differentiate(batch, noise)
+        gradients = distributed.all_reduce_mean(own_gradients)
         for transform in self.grad_transforms:
             gradients = transform(gradients)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -67,16 +60,21 @@ class Eager:
         return output
 
     def differentiate(
-        self, batch: Batch, draws: Draws | None = None
+        self, batch: Batch, noise: UpdateNoise | None = None
     ) -> tuple[ObjectiveOutput, Sequence[Tensor]]:
-        """The batch's detached loss [B] and priority [B], and the gradients of its mean loss."""
-        self.online.switch(training=True)
-        self.target.switch(training=False)
-        random = () if draws is None else (draws,)  # an objective of somebody's may know of none
-        output = self.objective(self.online, self.target, batch, *random)
+        """Compute the losses, priorities and gradients for a batch.
+
+        Returns:
+            Detached losses [B] and priorities [B], and the gradient of the mean weighted loss with
+            respect to each parameter.
+        """
+        self.online.set_mode(training=True)
+        self.target.set_mode(training=False)
+        noise_argument = () if noise is None else (noise,)  # custom objectives may not accept it
+        output = self.objective(self.online, self.target, batch, *noise_argument)
         loss = (batch.weight * output.loss).mean()
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         return ObjectiveOutput(output.loss.detach(), output.priority), gradients
 
     def close(self) -> None:
-        """Let go of what it holds: nothing."""
+        """Do nothing; eager execution keeps the original form of the optimizer's state."""
