@@ -1,0 +1,1 @@
+"""Interaction with environments: action selection, data collection, rollouts and evaluation."""
