@@ -1,4 +1,4 @@
-"""Writes the run's checkpoints."""
+"""Callback that saves the best and the last checkpoint of a run."""
 
 import time
 from pathlib import Path
@@ -8,39 +8,44 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from dqn_lightning import files, ranks
+from dqn_lightning import distributed
 from dqn_lightning.callbacks.full_state import FullState
-from dqn_lightning.callbacks.run_folder import folder_of_run
-from dqn_lightning.dataset import Rollout
+from dqn_lightning.callbacks.run_directory import run_directory_of
+from dqn_lightning.checkpointing import files
+from dqn_lightning.checkpointing.store import keep_newest, numbered_checkpoint
 from dqn_lightning.errors import ConfigError, NonFiniteError
+from dqn_lightning.interaction.rollouts import Rollout
 from dqn_lightning.module import DQNModule
 from dqn_lightning.types import Clock
 
-_KEPT = "env_steps-"
-
 
 class Checkpoints(Checkpoint):
-    """Keeps `best.ckpt`, the weights of the best evaluation, and `last.ckpt`, everything.
+    """Callback that saves the best weights as `best.ckpt` and the state of the run as `last.ckpt`.
 
-    `best.ckpt` is written when an evaluation is better than all before it, so of equals it is the
-    first. `last.ckpt` is written after each evaluation, at the end of the rollout in which a period
-    has passed, and when training ends. A file is replaced only by a whole one.
+    `best.ckpt` is saved when an evaluation is better than all previous evaluations. `last.ckpt` is
+    saved after each evaluation, after each rollout during which one of the two intervals below has
+    elapsed, and when training ends. Files are written atomically.
 
-    With `FullState`, `last.ckpt` is followed by everything that a run needs to go on as if it had
-    never stopped.
+    If the callback `FullState` is used as well, a run resumes from `last.ckpt` bit for bit.
 
-    Lightning's ModelCheckpoint counts Lightning's steps, and forgets the best score where a
-    checkpoint lies between a due evaluation and its result.
+    Lightning's ModelCheckpoint is not used because it counts Lightning's steps, and because it
+    loses the best score if a checkpoint is saved between a due evaluation and its result.
 
     Args:
-        monitor: The evaluation's value to compare; greater is better.
-        every_n_env_steps: Environment steps between writings of `last.ckpt`; none if None.
-        every_n_minutes: Minutes between them, by rank 0's clock; none if None.
-        keep_last: With 2 or more, so many of the newest are kept beside `last.ckpt`, which is the
-            newest of them, as `env_steps-N.ckpt`.
+        monitor: Name of the evaluation metric to compare; higher is better.
+        every_n_env_steps: Interval in environment steps at which `last.ckpt` is saved; null for no
+            such interval.
+        every_n_minutes: Interval in minutes at which `last.ckpt` is saved; null for no such
+            interval.
+        keep_last: Number of recent checkpoints to keep. If it is 2 or more, each `last.ckpt` is
+            also kept as `env_steps-N.ckpt`.
+
+    Attributes:
+        best: Best value of the monitored metric so far; None before the first evaluation.
+        best_env_steps: Environment step at which the best value was reached, or None.
 
     Raises:
-        ConfigError: If a period or `keep_last` is not positive.
+        ConfigError: If an interval or `keep_last` is not positive.
     """
 
     def __init__(
@@ -55,24 +60,30 @@ class Checkpoints(Checkpoint):
             "every_n_minutes": every_n_minutes,
             "keep_last": keep_last,
         }
-        for name, period in numbers.items():
-            if period is not None and period <= 0:
-                raise ConfigError(f"checkpoints.{name}: must be positive, got {period}")
+        for name, number in numbers.items():
+            if number is not None and number <= 0:
+                raise ConfigError(f"checkpoints.{name}: must be positive, got {number}")
         self.monitor = monitor
         self.every_n_env_steps = every_n_env_steps
         self.every_n_minutes = every_n_minutes
         self.keep_last = keep_last
         self.best: float | None = None
         self.best_env_steps: int | None = None
-        self._folder: Path | None = None  # the run's
+        self._directory: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: DQNModule, stage: str) -> None:
+        """Discard the best score of an earlier fit in which the same callback was used."""
+        if stage == "fit":
+            self.best = self.best_env_steps = None
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Start the periods; forget the best of a run that went on under another name."""
-        self._folder = folder_of_run(trainer)
-        if self._folder is None or not ranks.of_first((self._folder / "best.ckpt").exists()):
+        """Start both intervals; discard a restored best score if `best.ckpt` does not exist."""
+        self._directory = run_directory_of(trainer)
+        best = None if self._directory is None else self._directory / "best.ckpt"
+        if best is None or not distributed.broadcast_value(best.exists()):
             self.best = self.best_env_steps = None
-        self._saved_at: Clock | None = None  # where the run stood in last.ckpt
-        self._passed = self._multiples(trainer.datamodule.dataset.boundary)
+        self._saved_clock: Clock | None = None
+        self._periods_passed = self._count_periods(pl_module.progress.rollout_end)
         self._saved_time = time.monotonic()
 
     def on_train_batch_end(
@@ -83,90 +94,87 @@ class Checkpoints(Checkpoint):
         batch: Rollout,
         batch_idx: int,
     ) -> None:
-        """Save if a period has passed; if an evaluation is due now, after that instead."""
-        before = self._passed
+        """Save `last.ckpt` if an interval has elapsed and no evaluation is due."""
+        before = self._periods_passed
         if batch.complete:
-            self._passed = self._multiples(batch.end)
-        if (self._late() or self._passed > before) and not batch.evaluation_due:
+            self._periods_passed = self._count_periods(batch.end)
+        passed = self._minutes_passed() or self._periods_passed > before
+        if passed and not batch.evaluation_due:
             self._save_last(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Save what an evaluation during training calls for."""
+        """Save `last.ckpt`, and also `best.ckpt` if the evaluation has the best score so far.
+
+        Raises:
+            ConfigError: If the evaluation does not log the monitored metric.
+        """
         if not pl_module.evaluates_training:
             return
         score = trainer.callback_metrics.get(self.monitor)
         if score is None and pl_module.summary is not None:
             names = ", ".join(name for name in trainer.callback_metrics if name.startswith("eval/"))
-            raise ConfigError(f"checkpoints.monitor: nothing is named {self.monitor}; use {names}")
+            raise ConfigError(f"checkpoints.monitor: no metric {self.monitor}; use {names}")
         if score is not None and (self.best is None or score.item() > self.best):
             self._save(trainer, "best.ckpt", weights_only=True)
-            self.best, self.best_env_steps = score.item(), pl_module.clock.env_steps
+            self.best, self.best_env_steps = score.item(), pl_module.progress.env_steps
         self._save_last(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Save the end of the run."""
-        if self._saved_at != pl_module.clock:
+        """Save the final state of the run, unless it has already been saved."""
+        if self._saved_clock != pl_module.progress.clock:
             self._save_last(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score and where it was reached."""
+        """Return the best score and the environment step at which it was reached."""
         return {"best": self.best, "best_env_steps": self.best_env_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on comparing with it."""
+        """Restore the best score and the environment step at which it was reached."""
         self.best = state_dict["best"]
         self.best_env_steps = state_dict["best_env_steps"]
 
-    def _multiples(self, env_steps: int) -> int:
-        """How many periods have passed in the run after so many environment steps."""
+    def _count_periods(self, env_steps: int) -> int:
         return 0 if self.every_n_env_steps is None else env_steps // self.every_n_env_steps
 
-    def _late(self) -> bool:
-        """Whether it is time to save, for all ranks alike."""
+    def _minutes_passed(self) -> bool:
+        """Return whether `every_n_minutes` have elapsed on rank 0, which decides for all ranks."""
         if self.every_n_minutes is None:
             return False
         minutes = (time.monotonic() - self._saved_time) / 60
-        return bool(ranks.of_first(minutes >= self.every_n_minutes))
+        return bool(distributed.broadcast_value(minutes >= self.every_n_minutes))
 
     def _save_last(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        self._saved_at = pl_module.clock
+        self._saved_clock = pl_module.progress.clock
         self._saved_time = time.monotonic()
         self._save(trainer, "last.ckpt", weights_only=False)
-        if self._folder is None:
+        if self._directory is None:
             return
-        newest = [self._folder / "last.ckpt"]
+        last = self._directory / "last.ckpt"
+        newest = [last]
         if self.keep_last > 1:
-            env_steps = ranks.of_first(pl_module.clock.env_steps)
-            newest.append(self._folder / f"{_KEPT}{env_steps}.ckpt")
+            env_steps = distributed.broadcast_value(pl_module.progress.env_steps)
+            newest.append(numbered_checkpoint(self._directory, env_steps))
             if trainer.is_global_zero:
-                self._keep(self._folder, env_steps)
-        trainer.strategy.barrier()  # all see the files under their names
+                keep_newest(last, env_steps, self.keep_last)
+        trainer.strategy.barrier()  # all ranks see the files under their final names
         for callback in trainer.callbacks:
             if isinstance(callback, FullState):
                 callback.remove_unused(newest)
 
-    def _keep(self, folder: Path, env_steps: int) -> None:
-        """Give `last.ckpt` a second name, and remove the oldest and those of a future given up."""
-        files.link(folder / "last.ckpt", f"{_KEPT}{env_steps}.ckpt")
-        kept = {int(p.stem.removeprefix(_KEPT)): p for p in folder.glob(f"{_KEPT}[0-9]*.ckpt")}
-        given_up = [number for number in kept if number > env_steps]
-        oldest = sorted(kept.keys() - set(given_up))[: -self.keep_last]
-        for number in (*given_up, *oldest):
-            kept[number].unlink()
-
     def _save(self, trainer: Trainer, name: str, weights_only: bool) -> None:
-        if self._folder is None:
+        if self._directory is None:
             return
         if not all(torch.isfinite(p).all() for p in trainer.lightning_module.parameters()):
             raise NonFiniteError(
                 f"weights are not finite at update {trainer.global_step}, so {name} is not "
-                "written; a smaller learning rate (model.optimizer) or gradient_clamp may help"
+                "written; try a smaller learning rate (model.optimizer) or gradient_clamp"
             )
-        unfinished = files.temporary(self._folder, name)
+        path = self._directory / name
+        unfinished = files.temporary_path(path)
         try:
             trainer.save_checkpoint(unfinished, weights_only=weights_only)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
-            raise OSError(f"{self._folder / name} cannot be written: {error}") from error
+            raise OSError(f"{path} cannot be written: {error}") from error
         if trainer.is_global_zero:
-            files.seal(unfinished, name)
+            files.finalize(unfinished, path)

@@ -1,4 +1,4 @@
-"""Logs and draws the durations and returns of episodes."""
+"""Callback that logs and plots the lengths and returns of training episodes."""
 
 import time
 from functools import partial
@@ -9,58 +9,75 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from dqn_lightning.callbacks.run_folder import folder_of_run
-from dqn_lightning.dataset import Rollout
+from dqn_lightning.callbacks.run_directory import run_directory_of
 from dqn_lightning.errors import ConfigError
+from dqn_lightning.interaction.rollouts import Rollout
 from dqn_lightning.module import DQNModule
-from dqn_lightning.plots.episodes import DURATION, RETURN, LiveDurations, save_episodes
+from dqn_lightning.plots.episodes import LENGTH, RETURN, LiveLengthPlot, save_episodes
 from dqn_lightning.types import Episode
 
-_FIRST_DRAWING_S = 10.0
+_FIRST_PLOT_AFTER_S = 10.0
+_MAX_PLOTTING_SHARE = 1 / 50  # of the training time
 
 
 class EpisodeLog(Callback):
-    """Writes each finished training episode to every logger, and draws them.
+    """Callback that logs and plots the length and return of every finished training episode.
 
-    Logged are `train/episode_return`, `train/episode_length` and their means over the newest
-    episodes, `train/return_mean` and `train/length_mean`, over environment steps. Where there are
-    several ranks, they are those of rank 0.
+    When an episode finishes, its return and length are logged as `train/episode_return` and
+    `train/episode_length`, and the running means over the most recent episodes as
+    `train/return_mean` and `train/length_mean`. With several ranks, only the episodes of rank 0 are
+    logged.
 
     Args:
-        window: Episodes of the running means.
-        picture: Whether to draw `durations.png` and `returns.png` into the run's folder, while
-            training and at its end (at most a fiftieth of the time is spent on it).
-        live: Whether to show the durations in a window, or in the notebook; without a display it
-            says so and goes on.
+        window: Number of most recent episodes over which running means are computed.
+        save_plots: Whether to save `lengths.png` and `returns.png` to the run directory during
+            training and at the end. Plotting takes at most 2 % of the training time.
+        live: Whether to show a plot of the episode lengths in a window or below the notebook cell
+            during training. If no display is available, a message is printed and training
+            continues.
+
+    Attributes:
+        lengths: Lengths of all finished episodes in environment steps.
+        returns: Undiscounted returns of all finished episodes.
+        return_mean: Mean return of the most recent `window` episodes; None if no episode has
+            finished yet.
 
     Raises:
         ConfigError: If `window` is not positive.
     """
 
-    def __init__(self, window: int = 100, picture: bool = True, live: bool = False) -> None:
+    def __init__(self, window: int = 100, save_plots: bool = True, live: bool = False) -> None:
         if window < 1:
             raise ConfigError(f"episode_log.window: must be at least 1, got {window}")
         self.window = window
-        self.picture = picture
+        self.save_plots = save_plots
         self.live = live
-        self.durations: list[int] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.lengths: list[int] = []
         self.returns: list[float] = []
-        self.return_mean: float | None = None  # of the newest episodes
-        self._folder: Path | None = None  # where pictures are drawn
-        self._live: LiveDurations | None = None
-        self._next_drawing = 0.0
+        self.return_mean: float | None = None
+        self._directory: Path | None = None
+        self._live_plot: LiveLengthPlot | None = None
+        self._next_plot_at = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: DQNModule, stage: str) -> None:
+        """Discard the episodes of an earlier fit in which the same callback was used."""
+        if stage == "fit":
+            self._reset()
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Give training a start before the first drawing, which takes a third of a second."""
-        self._next_drawing = time.monotonic() + _FIRST_DRAWING_S
-        self._folder = folder_of_run(trainer)
+        """Schedule the first plot, and open the live plot if it is enabled."""
+        self._next_plot_at = time.monotonic() + _FIRST_PLOT_AFTER_S
+        self._directory = run_directory_of(trainer)
         if self.live and trainer.is_global_zero and not trainer.fast_dev_run:
-            self._open_window()
+            self._open_live_plot()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: DQNModule, batch: Rollout, batch_idx: int
     ) -> None:
-        """Log each episode as it ends, so in the same order whatever the rollouts' length."""
+        """Register the function that logs each episode of the rollout when the episode finishes."""
         batch.on_episode.append(partial(self._log, pl_module))
 
     def on_train_batch_end(
@@ -71,55 +88,57 @@ class EpisodeLog(Callback):
         batch: Rollout,
         batch_idx: int,
     ) -> None:
-        """Let other callbacks know the mean, and draw if it is time."""
+        """Provide `train/return_mean` to other callbacks, and plot if the next plot is due."""
         if not batch.episodes:
             return
         assert self.return_mean is not None
         pl_module.log("train/return_mean", self.return_mean, logger=False, batch_size=1)
-        if time.monotonic() >= self._next_drawing:
-            self._draw()
+        if time.monotonic() >= self._next_plot_at:
+            self._plot()
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Draw all of them once more."""
-        if self.durations:
-            self._draw()
+        """Plot all finished episodes."""
+        if self.lengths:
+            self._plot()
 
     def state_dict(self) -> dict[str, Any]:
-        """All durations and returns so far."""
-        return {"durations": self.durations, "returns": self.returns}
+        """Return the lengths and returns of all finished episodes."""
+        return {"lengths": list(self.lengths), "returns": list(self.returns)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.durations = state_dict["durations"]
-        self.returns = state_dict["returns"]
+        """Restore the lengths and returns of all finished episodes."""
+        self.lengths = list(state_dict["lengths"])
+        self.returns = list(state_dict["returns"])
+        self.return_mean = fmean(self.returns[-self.window :]) if self.returns else None
 
     def _log(self, pl_module: DQNModule, episode: Episode) -> None:
-        pl_module.log_metrics(self._values(episode), episode.env_steps)
+        pl_module.log_metrics(self._add(episode), episode.env_steps)
 
-    def _values(self, episode: Episode) -> dict[str, float]:
-        self.durations.append(episode.duration)
+    def _add(self, episode: Episode) -> dict[str, float]:
+        """Add a finished episode, and return the metrics to log."""
+        self.lengths.append(episode.length)
         self.returns.append(episode.episode_return)
         self.return_mean = fmean(self.returns[-self.window :])
         return {
             "train/episode_return": episode.episode_return,
-            "train/episode_length": float(episode.duration),
+            "train/episode_length": float(episode.length),
             "train/return_mean": self.return_mean,
-            "train/length_mean": fmean(self.durations[-self.window :]),
+            "train/length_mean": fmean(self.lengths[-self.window :]),
         }
 
-    def _open_window(self) -> None:
+    def _open_live_plot(self) -> None:
         try:
-            self._live = LiveDurations(self.window)
+            self._live_plot = LiveLengthPlot(self.window)
         except RuntimeError as error:
-            rank_zero_info(f"episode_log.live: {error}; durations.png is drawn all the same")
+            rank_zero_info(f"episode_log.live: {error}; training continues without the live plot")
 
     @rank_zero_only
-    def _draw(self) -> None:
+    def _plot(self) -> None:
         started = time.monotonic()
-        if self.picture and self._folder is not None:
-            save_episodes(self._folder / "durations.png", self.durations, DURATION, self.window)
-            save_episodes(self._folder / "returns.png", self.returns, RETURN, self.window)
-        if self._live is not None:
-            self._live.show(self.durations)
+        if self.save_plots and self._directory is not None:
+            save_episodes(self._directory / "lengths.png", self.lengths, LENGTH, self.window)
+            save_episodes(self._directory / "returns.png", self.returns, RETURN, self.window)
+        if self._live_plot is not None:
+            self._live_plot.show(self.lengths)
         now = time.monotonic()
-        self._next_drawing = now + 50 * (now - started)
+        self._next_plot_at = now + (now - started) / _MAX_PLOTTING_SHARE

@@ -1,64 +1,66 @@
-"""Keeps gradients small."""
+"""Callback that clips gradients by value or by norm."""
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from dqn_lightning.engines import joint
+from dqn_lightning.engines import accepts_flat_gradient
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
 
 
 class GradientClamp(Callback):
-    """Clamps the gradients of every update: element by element, or all together by their norm.
+    """Callback that clips the gradients in every update by value, by norm, or by both.
+
+    If both limits are given, the gradients are clipped by value first.
 
     Args:
-        value: Every element is clamped to [-value, value]; not at all if None.
-        norm: Gradients are scaled down to this Euclidean norm over all parameters, if theirs is
-            greater; not at all if None.
+        value: Maximum absolute value of a gradient element; null to disable clipping by value.
+        norm: Maximum Euclidean norm of all gradients together; if it is exceeded, all gradients are
+            scaled down. Null to disable clipping by norm.
 
     Raises:
-        ConfigError: If a bound is not positive.
+        ConfigError: If a limit is not positive.
     """
 
     def __init__(self, value: float | None = None, norm: float | None = None) -> None:
-        for name, bound in {"value": value, "norm": norm}.items():
-            if bound is not None and bound <= 0:
-                raise ConfigError(f"gradient_clamp.{name}: must be positive, got {bound}")
+        for name, limit in {"value": value, "norm": norm}.items():
+            if limit is not None and limit <= 0:
+                raise ConfigError(f"gradient_clamp.{name}: must be positive, got {limit}")
         self.value = value
         self.norm = norm
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Attach to the update."""
+        """Register the functions that clip the gradients."""
         if self.value is not None:
             pl_module.grad_transforms.append(self._clamp_value)
         if self.norm is not None:
             pl_module.grad_transforms.append(self._clamp_norm)
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Let go again."""
+        """Unregister the functions that clip the gradients."""
         ours = (self._clamp_value, self._clamp_norm)
         pl_module.grad_transforms[:] = [t for t in pl_module.grad_transforms if t not in ours]
 
     def on_exception(
         self, trainer: Trainer, pl_module: DQNModule, exception: BaseException
     ) -> None:
-        """Let go again."""
+        """Unregister the functions that clip the gradients if training fails."""
         self.on_train_end(trainer, pl_module)
 
-    @joint
+    @accepts_flat_gradient
     def _clamp_value(self, gradients: list[Tensor]) -> list[Tensor]:
         assert self.value is not None
         return clamp_value(gradients, self.value)
 
-    @joint
+    @accepts_flat_gradient
     def _clamp_norm(self, gradients: list[Tensor]) -> list[Tensor]:
         assert self.norm is not None
         return clamp_norm(gradients, self.norm)
 
 
 def clamp_value(gradients: list[Tensor], value: float) -> list[Tensor]:
-    """Every element clamped to [-value, value].
+    """Clip every gradient element to [-value, value].
 
     >>> clamp_value([torch.tensor([0.5, -3.0])], 1.0)
     [tensor([ 0.5000, -1.0000])]
@@ -67,7 +69,10 @@ def clamp_value(gradients: list[Tensor], value: float) -> list[Tensor]:
 
 
 def clamp_norm(gradients: list[Tensor], norm: float) -> list[Tensor]:
-    """All scaled by min(1, norm / their Euclidean norm) (Pascanu et al. 2013).
+    """Clip the joint norm of the gradients to at most `norm` (Pascanu et al. 2013).
+
+    All gradients are scaled by `min(1, norm / total_norm)`, where `total_norm` is the joint
+    Euclidean norm.
 
     >>> clamp_norm([torch.tensor([3.0]), torch.tensor([4.0])], 1.0)
     [tensor([0.6000]), tensor([0.8000])]

@@ -1,4 +1,4 @@
-"""Shows how far training is, at most twice a second, and a line per evaluation."""
+"""Callback that shows a progress bar in environment steps and prints the evaluation results."""
 
 import time
 
@@ -9,18 +9,20 @@ from rich.progress import BarColumn, ProgressColumn, Task
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from dqn_lightning import distributed
 from dqn_lightning.callbacks.episode_log import EpisodeLog
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.module import DQNModule
+from dqn_lightning.schedules import as_schedule
 
 
 class Progress(ProgressBar):
-    """A progress bar of environment steps.
+    """Callback that shows a progress bar, and prints one line after each evaluation.
 
-    It shows environment steps, their speed, the time left, epsilon, the mean return of the newest
-    episodes and the last evaluation. A thread draws it twice a second from what the run counts
-    anyway, so it costs training next to nothing. Where the output is no terminal, only the line of
-    each evaluation is printed.
+    The text next to the bar shows the number of environment steps, the environment steps per
+    second, the remaining time, epsilon, the mean return of the most recent training episodes, and
+    the result of the last evaluation. A separate thread redraws the bar twice a second, so the cost
+    is negligible. If the output is not a terminal, only the evaluation lines are printed.
     """
 
     def __init__(self) -> None:
@@ -30,21 +32,21 @@ class Progress(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Show nothing (Lightning calls it on all processes but the first)."""
+        """Hide all output; Lightning calls this on every rank except rank 0."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Show again."""
+        """Show output again after `disable` has been called."""
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Begin to draw."""
+        """Start the progress bar."""
         data = getattr(trainer, "datamodule", None)
         if not self._enabled or not isinstance(data, DQNDataModule) or data.dataset is None:
             return
         self._bar = RichProgress(
             BarColumn(20),
-            _Line(trainer, pl_module, data),
+            _StatusColumn(trainer, pl_module, data),
             console=self._console,
             refresh_per_second=2,
             transient=True,
@@ -53,7 +55,7 @@ class Progress(ProgressBar):
         self._bar.start()
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Print the evaluation."""
+        """Print the result of an evaluation during training."""
         if not (self._enabled and pl_module.evaluates_training):
             return
         summary = pl_module.summary
@@ -62,13 +64,13 @@ class Progress(ProgressBar):
         training = trainer.callback_metrics.get("train/return_mean")
         training_text = "" if training is None else f"   training {training.item():8.1f}"
         self._console.print(
-            f"[bold]{pl_module.clock.env_steps:>9,}[/] env steps   evaluation "
+            f"[bold]{pl_module.progress.env_steps:>9,}[/] env steps   evaluation "
             f"[bold]{summary.return_mean:8.1f}[/] ± {summary.return_std:<6.1f}{training_text}",
             highlight=False,
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Stop drawing."""
+        """Remove the progress bar."""
         self._stop()
 
     def on_exception(
@@ -77,7 +79,7 @@ class Progress(ProgressBar):
         pl_module: DQNModule,
         exception: BaseException,
     ) -> None:
-        """Stop drawing, so that a traceback can be read."""
+        """Remove the progress bar if training fails, so that it does not hide the traceback."""
         self._stop()
 
     def _stop(self) -> None:
@@ -86,11 +88,11 @@ class Progress(ProgressBar):
             self._bar = None
 
 
-class _Line(ProgressColumn):
-    """Everything beside the bar; also moves the bar.
+class _StatusColumn(ProgressColumn):
+    """Column of status text next to the progress bar, which also advances the bar.
 
-    It is drawn by a thread of its own, so it reads plain attributes only: asking the trainer for
-    its metrics would compute them.
+    The column is rendered in a separate thread, so it reads only plain attributes; reading
+    `trainer.callback_metrics` would compute metrics in that thread.
     """
 
     max_refresh = None
@@ -102,20 +104,21 @@ class _Line(ProgressColumn):
         callbacks = trainer.callbacks
         self._episodes = next((c for c in callbacks if isinstance(c, EpisodeLog)), None)
         self._data = data
-        self._start = (time.monotonic(), self._fraction(), self._env_steps())
+        self._start = (time.monotonic(), self._completed_fraction(), self._env_steps())
 
     def render(self, task: Task) -> Text:
-        """The line by now."""
-        then, fraction_then, env_steps_then = self._start
-        passed = time.monotonic() - then
-        fraction, env_steps = self._fraction(), self._env_steps()
+        """Advance the progress bar, and return the status text."""
+        start, start_fraction, start_env_steps = self._start
+        elapsed = time.monotonic() - start
+        fraction, env_steps = self._completed_fraction(), self._env_steps()
         task.total, task.completed = 1.0, fraction
         parts = [f"{env_steps:,} env steps"]
-        if env_steps > env_steps_then and passed > 1:
-            parts.append(f"{(env_steps - env_steps_then) / passed:,.0f}/s")
-        if fraction > fraction_then and passed > 1:
-            parts.append(_left(passed * (1 - fraction) / (fraction - fraction_then)))
-        parts.append(f"epsilon {self._data.epsilon(env_steps):.2f}")
+        if env_steps > start_env_steps and elapsed > 1:
+            parts.append(f"{(env_steps - start_env_steps) / elapsed:,.0f}/s")
+        if fraction > start_fraction and elapsed > 1:
+            remaining = elapsed * (1 - fraction) / (fraction - start_fraction)
+            parts.append(_format_remaining(remaining))
+        parts.append(f"epsilon {as_schedule(self._data.exploration.epsilon)(env_steps):.2f}")
         if self._episodes is not None and self._episodes.return_mean is not None:
             parts.append(f"training {self._episodes.return_mean:.1f}")
         if self._module.summary is not None:
@@ -123,24 +126,25 @@ class _Line(ProgressColumn):
         return Text(" · ".join(parts))
 
     def _env_steps(self) -> int:
-        return self._data.dataset.collector.counts.env_steps if self._data.dataset else 0
+        return self._data.progress.env_steps
 
-    def _fraction(self) -> float:
-        """The share of the run that is done: of its steps, episodes or updates, the largest."""
+    def _completed_fraction(self) -> float:
+        """Return the completed fraction of the run; with several limits, the largest fraction."""
         if self._data.dataset is None:
             return 0.0
-        counts, rhythm = self._data.dataset.collector.counts, self._data.rhythm
-        shares = [0.0]
-        if rhythm.total_env_steps is not None:
-            shares.append(counts.env_steps / rhythm.total_env_steps)
-        if rhythm.total_episodes is not None:
-            shares.append(counts.episodes / rhythm.total_episodes)
+        progress, schedule = self._data.progress, self._data.schedule
+        fractions = [0.0]
+        if schedule.total_env_steps is not None:
+            fractions.append(progress.env_steps / schedule.total_env_steps)
+        if schedule.total_episodes is not None:
+            episodes = progress.episodes * distributed.world_size()  # an estimate
+            fractions.append(episodes / schedule.total_episodes)
         if self._trainer.max_steps > 0:
-            shares.append(self._trainer.global_step / self._trainer.max_steps)
-        return min(1.0, max(shares))
+            fractions.append(self._trainer.global_step / self._trainer.max_steps)
+        return min(1.0, max(fractions))
 
 
-def _left(seconds: float) -> str:
+def _format_remaining(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"

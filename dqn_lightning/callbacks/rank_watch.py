@@ -1,4 +1,4 @@
-"""Ends a rank when another one is gone, and says which."""
+"""Callback that ends all ranks when one rank is lost."""
 
 import os
 import secrets
@@ -6,152 +6,178 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 
 from lightning.pytorch import Callback, Trainer
 
-from dqn_lightning import ranks
+from dqn_lightning import distributed
 from dqn_lightning.module import DQNModule
 
-_PULSE_S, _CONNECT_S = 1.0, 10.0
-_LONGEST = 100  # bytes of a message
-_PULSE, _DONE, _LOST = b"pulse", b"done", b"lost"
+_HEARTBEAT_S, _CONNECT_TIMEOUT_S = 1.0, 10.0
+_MAX_MESSAGE_BYTES = 100
+_HEARTBEAT, _DONE, _LOST = b"heartbeat", b"done", b"lost"
 
 
 class RankWatch(Callback):
-    """Notices that a rank is gone, and ends the others with its name.
+    """Callback that ends this rank when another rank is lost, and reports the lost rank.
 
-    A rank that waits for one that is gone would wait for half an hour, or fail with a message about
-    sockets. So every rank keeps a connection to rank 0, which closes when a process ends, whatever
-    the reason, and which carries a pulse in case a machine goes silent. A rank that waits inside
-    the backend, where nothing can be raised, is ended from outside.
+    A rank is lost if its process has ended or no longer responds. Every rank keeps a connection to
+    rank 0. The connection closes when either process ends for any reason. Heartbeats are sent over
+    each connection, so frozen processes and unreachable machines are also detected. A rank that is
+    blocked in a collective operation cannot raise an error, so its process is terminated.
+
+    A short timeout for the process group cannot replace this callback: it does not reveal which
+    rank is lost, and it also aborts a run in which one rank legitimately takes longer, for example
+    to evaluate, save a checkpoint or record a video. Heartbeats continue during such work, because
+    a separate thread sends them. They also continue if only the main thread hangs; in this case the
+    timeout for the process group (30 minutes by default) ends the run.
 
     Args:
-        silent_s: Seconds without a pulse after which a rank counts as gone.
-        grace_s: Seconds that this rank then has to end by itself.
+        timeout_s: Seconds without a heartbeat after which a rank is considered lost.
+        grace_s: Seconds for which this rank may keep running after another rank is lost, before its
+            process is terminated.
 
     Attributes:
-        lost: What was noticed, in words, or None.
+        lost: Description of the lost rank; None if no rank is lost.
     """
 
-    def __init__(self, silent_s: float = 30.0, grace_s: float = 10.0) -> None:
-        self.silent_s = silent_s
+    def __init__(self, timeout_s: float = 30.0, grace_s: float = 10.0) -> None:
+        self.timeout_s = timeout_s
         self.grace_s = grace_s
+        self._thread: threading.Thread | None = None
+        self._reset()
+
+    def _reset(self) -> None:
         self.lost: str | None = None
-        self._noticed = threading.Event()
+        self._loss_noticed = threading.Event()
         self._over = threading.Event()
-        self._sending = threading.Lock()
+        self._send_lock = threading.Lock()
         self._peers: dict[int, Connection] = {}
 
     def setup(self, trainer: Trainer, pl_module: DQNModule, stage: str) -> None:
-        """Connect all ranks with rank 0, and start to watch."""
-        if ranks.count() == 1 or stage != "fit":
+        """Connect every rank to rank 0, and start the thread that watches the connections."""
+        if stage != "fit":
             return
-        self.lost = None
-        self._noticed.clear()
-        self._over.clear()
-        self._names = ranks.gather(f"{socket.gethostname()}, process {os.getpid()}")
+        self._stop_watching()  # the thread of a previous fit would read the new connections
+        self._reset()
+        if distributed.world_size() == 1:
+            return
+        self._names = distributed.all_gather(f"{socket.gethostname()}, process {os.getpid()}")
         self._peers = _connect()
-        threading.Thread(target=self._watch, name="rank-watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="rank-watch", daemon=True)
+        self._thread.start()
 
     def teardown(self, trainer: Trainer, pl_module: DQNModule, stage: str) -> None:
-        """Say goodbye, and watch no more."""
+        """Notify the connected ranks that this rank has finished, and stop watching."""
         self._send(_DONE)
         self._over.set()
 
     def on_exception(
         self, trainer: Trainer, pl_module: DQNModule, exception: BaseException
     ) -> None:
-        """See whether the reason is that another rank is gone."""
+        """Stop watching; if a collective failed, first wait for a report of a lost rank."""
         if self._peers and type(exception).__name__ in ("RuntimeError", "DistBackendError"):
-            self._noticed.wait(2 * _PULSE_S)  # it may be known in a moment
+            self._loss_noticed.wait(2 * _HEARTBEAT_S)
         self._over.set()
 
+    def _stop_watching(self) -> None:
+        """Stop the watching thread, and wait until it has ended."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
     def _watch(self) -> None:
-        heard = dict.fromkeys(self._peers, time.monotonic())
-        sent = 0.0
+        last_heard = dict.fromkeys(self._peers, time.monotonic())
+        last_sent = 0.0
         while self._peers and not self._over.is_set():
-            ready = wait(list(self._peers.values()), timeout=_PULSE_S)
+            ready = wait(list(self._peers.values()), timeout=_HEARTBEAT_S)
             for rank in [rank for rank, peer in self._peers.items() if peer in ready]:
                 message = _receive(self._peers[rank])
-                heard[rank] = time.monotonic()
+                last_heard[rank] = time.monotonic()
                 if message == _DONE:
                     del self._peers[rank]
                 elif message is None:
-                    self._lose(rank, "has ended")
+                    self._report_lost(rank, "has ended")
                 elif message.startswith(_LOST):
-                    self._lose(int(message.removeprefix(_LOST)), "has ended or is silent")
+                    self._report_lost(int(message.removeprefix(_LOST)), "has ended or is frozen")
             now = time.monotonic()
             for rank in self._peers:
-                if now - heard[rank] > self.silent_s:
-                    self._lose(rank, f"has not been heard of for {self.silent_s:.0f} s")
-            if now - sent >= _PULSE_S:
-                self._send(_PULSE)
-                sent = now
+                if now - last_heard[rank] > self.timeout_s:
+                    self._report_lost(rank, f"has not responded for {self.timeout_s:.0f} s")
+            if now - last_sent >= _HEARTBEAT_S:
+                self._send(_HEARTBEAT)
+                last_sent = now
 
-    def _lose(self, rank: int, what: str) -> None:
-        """Tell the others, let the main thread find out by itself, or end it."""
+    def _report_lost(self, rank: int, reason: str) -> None:
+        """Notify connected ranks that a rank is lost; terminate this process after `grace_s`."""
         if self._over.is_set():
             return
         self.lost = (
-            f"rank {rank} ({self._names[rank]}) {what}, and no rank can go on without it; "
-            "--ckpt_path last goes on from the last checkpoint"
+            f"rank {rank} ({self._names[rank]}) {reason}; the other ranks cannot continue without "
+            "it. Resume from the last checkpoint with --ckpt_path last"
         )
         self._send(_LOST + str(rank).encode())
-        self._noticed.set()
+        self._loss_noticed.set()
         if not self._over.wait(self.grace_s):
             print(f"error: {self.lost}", file=sys.stderr, flush=True)
             os._exit(1)
 
     def _send(self, message: bytes) -> None:
-        with self._sending:
+        """Send a message to all connected ranks."""
+        with self._send_lock:
             for peer in list(self._peers.values()):
                 try:
                     peer.send_bytes(message)
-                except OSError:  # it is gone, which the next look at it will tell
+                except OSError:  # closed; `_watch` reports it
                     continue
 
 
 def _connect() -> dict[int, Connection]:
-    """Connections of rank 0 to all others, of the others to rank 0; none where they fail."""
-    server = socket.create_server(("", 0), backlog=ranks.count()) if ranks.own() == 0 else None
+    """Connect rank 0 to all other ranks; return a mapping from connected ranks to connections.
+
+    Ranks that cannot connect within a time limit, for example because of a firewall, are omitted.
+    """
+    is_first = distributed.rank() == 0
+    server = socket.create_server(("", 0), backlog=distributed.world_size()) if is_first else None
     offer = None if server is None else (server.getsockname()[1], secrets.token_hex(16))
-    port, key = ranks.gather(offer)[0]
-    greeting = f"{key} {ranks.own()}".encode()
-    to_first: dict[int, Connection] = {}
-    if server is None:
+    port, key = distributed.all_gather(offer)[0]
+    if server is not None:
+        with server:
+            return _accept_ranks(server, key)
+    try:
+        address = (os.environ["MASTER_ADDR"], port)
+        connection = _as_connection(socket.create_connection(address, _CONNECT_TIMEOUT_S))
+        connection.send_bytes(f"{key} {distributed.rank()}".encode())
+    except OSError as error:
+        print(f"rank {distributed.rank()} cannot be watched: {error}", file=sys.stderr)
+        return {}
+    return {0: connection}
+
+
+def _accept_ranks(server: socket.socket, key: str) -> dict[int, Connection]:
+    """Accept connections from ranks that send the key, until all are connected or time is up."""
+    server.settimeout(_CONNECT_TIMEOUT_S)
+    peers: dict[int, Connection] = {}
+    while len(peers) < distributed.world_size() - 1:
         try:
-            address = (os.environ["MASTER_ADDR"], port)
-            to_first[0] = _connection(socket.create_connection(address, _CONNECT_S))
-            to_first[0].send_bytes(greeting)
-        except OSError as error:
-            print(f"ranks cannot watch each other ({error})", file=sys.stderr)
-    expected = sum(ranks.gather(len(to_first)))
-    if server is None:
-        return to_first
-    with server:
-        return dict(_greeted(server, key, expected))
+            connection = _as_connection(server.accept()[0])
+        except TimeoutError:
+            break
+        their_key, _, rank = (_receive(connection) or b"").decode(errors="replace").partition(" ")
+        if their_key == key:
+            peers[int(rank)] = connection
+    return peers
 
 
-def _greeted(server: socket.socket, key: str, number: int) -> Iterator[tuple[int, Connection]]:
-    """So many ranks that know the key, and their connections."""
-    while number > 0:
-        connection = _connection(server.accept()[0])
-        theirs, _, rank = (_receive(connection) or b"").decode(errors="replace").partition(" ")
-        if theirs == key:
-            number -= 1
-            yield int(rank), connection
-
-
-def _connection(connected: socket.socket) -> Connection:
+def _as_connection(connected: socket.socket) -> Connection:
     connected.settimeout(None)
     return Connection(connected.detach())
 
 
 def _receive(connection: Connection) -> bytes | None:
-    """The next message, or None if the other end is closed."""
+    """Return the next message, or None if the connection is closed."""
     try:
-        return connection.recv_bytes(_LONGEST)
+        return connection.recv_bytes(_MAX_MESSAGE_BYTES)
     except (EOFError, OSError):
         return None

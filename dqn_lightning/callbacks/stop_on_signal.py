@@ -1,4 +1,4 @@
-"""Ends a run when it is asked to, so that it can be saved."""
+"""Callback that stops training on SIGINT, SIGTERM or SIGUSR1, so that the run can be saved."""
 
 import os
 import signal
@@ -9,52 +9,66 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from dqn_lightning import ranks
+from dqn_lightning import distributed
 from dqn_lightning.module import DQNModule
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-"""Signals that end a run after its current step, and what the command line then exits with."""
+"""Exit code of the command line for each signal that stops training."""
 
-if hasattr(signal, "SIGUSR1"):  # what SLURM can be told to send before a job's time is up
-    EXIT_CODES[signal.SIGUSR1] = 75  # EX_TEMPFAIL: to be run again
+if hasattr(signal, "SIGUSR1"):  # SLURM can send it before a job reaches its time limit
+    EXIT_CODES[signal.SIGUSR1] = 75  # EX_TEMPFAIL: the job may be submitted again
 
 
 class StopOnSignal(Callback):
-    """Ctrl-C, SIGTERM and SIGUSR1 end the run after its current step; a second signal at once.
+    """Callback that stops training after the current step on Ctrl-C, SIGTERM or SIGUSR1.
 
-    Where there are several ranks, one that is sent to any of them ends the run after its current
-    rollout.
+    A second signal stops the process immediately. With several ranks, a signal to any rank stops
+    all ranks after the current rollout.
 
     Attributes:
-        received: The signal, or None.
+        received: Signal that stopped the run; None if no signal was received.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._in_context = False
 
     @contextmanager
-    def listening(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Call `stop` on a signal, from now on to the end of the block, setup included."""
-        before = {number: signal.getsignal(number) for number in EXIT_CODES}
-        self._listen(stop)
+    def handle_signals(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Return a context manager that handles signals, including those during the setup of a run.
+
+        The previous signal handlers are restored on exit.
+
+        Args:
+            stop: Function that requests the end of training; called once, in the signal handler.
+        """
+        previous = {number: signal.getsignal(number) for number in EXIT_CODES}
+        self.received, self._in_context = None, True
+        self._install_handlers(stop)
         try:
             yield
         finally:
-            for number, handler in before.items():
+            self._in_context = False
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def setup(self, trainer: Trainer, pl_module: DQNModule, stage: str) -> None:
+        """Discard a signal received in an earlier fit; within `handle_signals`, keep it."""
+        if stage == "fit" and not self._in_context:
+            self.received = None
+
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Listen again: Lightning's own listener would end the run without saving it."""
+        """Replace Lightning's signal handlers, which would end the run without saving it."""
         if self.received is None:
-            self._listen(trainer.datamodule.stop)
+            self._install_handlers(trainer.datamodule.stop)
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Hear what other ranks received."""
-        if number := ranks.greatest(self.received or 0):
+        """Set `received` on all ranks if any rank has received a signal."""
+        if number := distributed.all_reduce_max(self.received or 0):
             self.received = signal.Signals(number)
 
-    def _listen(self, stop: Callable[[], None]) -> None:
-        unit = "rollout" if ranks.count() > 1 else "step"
+    def _install_handlers(self, stop: Callable[[], None]) -> None:
+        unit = "rollout" if distributed.world_size() > 1 else "step"
         message = (
             f"stopping after this {unit}, then saving; a second signal stops at once\n".encode()
         )
@@ -65,7 +79,7 @@ class StopOnSignal(Callback):
                 default = signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
                 signal.signal(each, default)
             stop()
-            os.write(sys.stderr.fileno(), message)  # nothing that takes a lock
+            os.write(sys.stderr.fileno(), message)  # print() is not safe in a signal handler
 
         for number in EXIT_CODES:
             signal.signal(number, handle)

@@ -1,37 +1,53 @@
-"""Logs how long things take."""
+"""Callback that logs the speed of training and the share of time spent on each activity."""
 
 import time
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from dqn_lightning.csv_log import TIME_PREFIX
-from dqn_lightning.dataset import Rollout
+from dqn_lightning.interaction.rollouts import Rollout
+from dqn_lightning.loggers.csv import TIME_PREFIX
 from dqn_lightning.module import DQNModule
 
 
 class Timing(Callback):
-    """Logs the run's wall-clock time, its speed, and where the time goes.
+    """Callback that logs elapsed time, environment steps per second, and time spent per activity.
 
-    Shares are of the time since the entry before: of the environments, of choosing actions, of
-    updates (a GPU may still be at work when the program goes on), of evaluations with all that
-    belongs to them; the rest is drawing, writing and logging.
+    Each log entry divides the time since the previous entry into shares, one for each activity:
+    stepping the environments, choosing actions, updates (a GPU may still be working when an update
+    returns), and evaluations, including the work of callbacks at the end of an evaluation. The
+    remaining share is spent on sampling, logging and writing files. An entry also contains the
+    total evaluation time since training was started or resumed.
 
     Args:
-        every_s: Seconds between entries.
+        every_s: Minimum number of seconds between log entries.
+
+    Attributes:
+        elapsed_s: Training time in seconds up to the last log entry, including the time before the
+            run was resumed.
     """
 
     def __init__(self, every_s: float = 5.0) -> None:
         self.every_s = every_s
+        self._reset()
+
+    def _reset(self) -> None:
         self.elapsed_s = 0.0
+        self._started: float | None = None  # None unless training
+        self._evaluation_s = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: DQNModule, stage: str) -> None:
+        """Discard the state of an earlier fit in which the same callback was used."""
+        if stage == "fit":
+            self._reset()
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Start the clock, after what came before in a resumed run."""
+        """Start the clock; a resumed run continues from its elapsed time."""
         now = time.perf_counter()
         self._started = now - self.elapsed_s
         self._evaluation_s = 0.0
-        self._last_entry = (now, pl_module.clock.env_steps)
-        self._spent = self._spent_so_far(trainer, pl_module)
+        self._last_entry = (now, pl_module.progress.env_steps)
+        self._spent_s = self._measure(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -41,50 +57,62 @@ class Timing(Callback):
         batch: Rollout,
         batch_idx: int,
     ) -> None:
-        """Log if it is time."""
+        """Write a log entry if the last one is at least `every_s` seconds old."""
         if time.perf_counter() - self._last_entry[0] >= self.every_s:
             self._log(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Log the end."""
+        """Write the last log entry, and stop the clock."""
         self._log(trainer, pl_module)
+        self._started = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: DQNModule, exception: BaseException
+    ) -> None:
+        """Stop the clock if training fails."""
+        self.elapsed_s = self._elapsed_s()
+        self._started = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Note when an evaluation starts."""
+        """Record the time at which an evaluation starts."""
         self._evaluation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Add up what evaluations take."""
+        """Add the duration of an evaluation during training to the total evaluation time."""
         if pl_module.evaluates_training:
             self._evaluation_s += time.perf_counter() - self._evaluation_started
 
     def state_dict(self) -> dict[str, Any]:
-        """The time spent so far."""
-        return {"elapsed_s": time.perf_counter() - self._started}
+        """Return the elapsed training time in seconds."""
+        return {"elapsed_s": self._elapsed_s()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the elapsed training time."""
         self.elapsed_s = state_dict["elapsed_s"]
 
+    def _elapsed_s(self) -> float:
+        return self.elapsed_s if self._started is None else time.perf_counter() - self._started
+
     def _log(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        now, env_steps = time.perf_counter(), pl_module.clock.env_steps
-        then, env_steps_then = self._last_entry
+        now, env_steps = time.perf_counter(), pl_module.progress.env_steps
+        last_time, last_env_steps = self._last_entry
+        assert self._started is not None
         self.elapsed_s = now - self._started
         self._last_entry = (now, env_steps)
         values = {"elapsed_s": self.elapsed_s, "evaluation_s": self._evaluation_s}
-        if env_steps > env_steps_then:  # the end may come right after an entry
-            values["env_steps_per_s"] = (env_steps - env_steps_then) / (now - then)
-            values |= self._shares(trainer, pl_module, now - then)
-        named = {f"{TIME_PREFIX}{name}": value for name, value in values.items()}
-        pl_module.log_metrics(named, env_steps)
+        if env_steps > last_env_steps:  # training may end right after an entry
+            values["env_steps_per_s"] = (env_steps - last_env_steps) / (now - last_time)
+            values |= self._shares(trainer, pl_module, now - last_time)
+        prefixed = {f"{TIME_PREFIX}{name}": value for name, value in values.items()}
+        pl_module.log_metrics(prefixed, env_steps)
 
     def _shares(self, trainer: Trainer, pl_module: DQNModule, seconds: float) -> dict[str, float]:
-        before, self._spent = self._spent, self._spent_so_far(trainer, pl_module)
-        shares = {f"{k}_share": (self._spent[k] - before[k]) / seconds for k in before}
+        before, self._spent_s = self._spent_s, self._measure(trainer, pl_module)
+        shares = {f"{k}_share": (self._spent_s[k] - before[k]) / seconds for k in before}
         return {**shares, "rest_share": 1 - sum(shares.values())}
 
-    def _spent_so_far(self, trainer: Trainer, pl_module: DQNModule) -> dict[str, float]:
-        """Seconds, since the parts were made."""
+    def _measure(self, trainer: Trainer, pl_module: DQNModule) -> dict[str, float]:
+        """Return the seconds spent on each activity so far."""
         collector = trainer.datamodule.dataset.collector
         return {
             "environment": collector.stepping_s,
