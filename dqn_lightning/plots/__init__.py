@@ -1,1 +1,1 @@
-"""Pictures of runs, and of what an environment shows."""
+"""Plots of training metrics, embeddings of visited states, and videos of episodes."""

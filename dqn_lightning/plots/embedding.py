@@ -1,7 +1,8 @@
-"""Visited states as points in three dimensions: a page that turns, and a picture.
+"""Plots of visited states in three dimensions, as an interactive page or as an image.
 
-As figure 4 of Mnih et al. 2015: points near each other are states that the network's features, the
-last hidden layer before the head, tell little apart, coloured by what it expects of them.
+As in figure 4 of Mnih et al. 2015, states with similar features appear close to each other, and
+their colors can show, for example, the action values. Features are the output of the torso, which
+is the input of the head.
 """
 
 import json
@@ -21,34 +22,37 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dqn_lightning.checkpointing.files import check_output
 from dqn_lightning.errors import ConfigError
-from dqn_lightning.outputs import check_output
-from dqn_lightning.plots.screen import flat
+from dqn_lightning.plots.screen import to_drawable
 
 Method: TypeAlias = Literal["pca", "tsne"]
-Colouring: TypeAlias = Literal["value", "episode", "step", "action"]
+"""Method that reduces features to three dimensions."""
 
-_COLOURS = "rainbow"
+ColorBy: TypeAlias = Literal["value", "episode", "step", "action"]
+"""Quantity shown by color: largest action value, episode number, step or greedy action."""
+
+_COLORMAP = "rainbow"
 _EXTRA = "pip install -e '.[plots]'"
 _PERPLEXITY = 30.0
-_MOST_NUMBERS = 64
-"""Of an observation; what is more is not shown."""
+_MAX_SHOWN = 64
+"""Maximum number of elements of an observation that the HTML page displays."""
 
 
 class Points(NamedTuple):
-    """Visited states in three dimensions.
+    """P visited states, each embedded as a point in three dimensions.
 
     Attributes:
-        places: Where they are [P, 3].
-        axes: What the three dimensions are.
-        obs: What was seen there [P, …]; pictures are [P, C, H, W].
+        positions: Coordinates [P, 3].
+        axis_labels: Labels of the three axes.
+        obs: Observations [P, …]; image observations have shape [P, C, H, W].
         q_values: Action values [P, A].
-        episode: The episode they are of [P].
-        step: Environment steps since its start [P].
+        episode: Episode numbers [P].
+        step: Environment steps from the start of the episode to each state [P].
     """
 
-    places: NDArray[np.float64]
-    axes: Sequence[str]
+    positions: NDArray[np.float64]
+    axis_labels: Sequence[str]
     obs: NDArray[Any]
     q_values: NDArray[np.float32]
     episode: NDArray[np.int64]
@@ -56,157 +60,189 @@ class Points(NamedTuple):
 
     @property
     def action(self) -> NDArray[np.int64]:
-        """The greedy action of each [P]."""
+        """Greedy actions [P]."""
         actions: NDArray[np.int64] = self.q_values.argmax(axis=1)
         return actions
 
-    def colouring(self, name: Colouring) -> NDArray[Any]:
-        """The numbers that stand for colours [P]."""
-        numbers: NDArray[Any] = self.q_values.max(1) if name == "value" else getattr(self, name)
-        return numbers
+    def color_by(self, name: ColorBy) -> NDArray[Any]:
+        """Return the values [P] of the quantity that is shown by color."""
+        values: NDArray[Any] = self.q_values.max(1) if name == "value" else getattr(self, name)
+        return values
 
 
-def check_embedding(method: Method, files: Sequence[Path]) -> None:
-    """See whether these can be written, before anything is played.
+def check_embedding_paths(method: Method, files: Sequence[Path]) -> None:
+    """Check before any episode is run that the files can be written.
+
+    Args:
+        method: Method that reduces features to three dimensions.
+        files: Files to write, `.html` or `.png`.
 
     Raises:
-        ConfigError: If they cannot, or a package is missing.
+        ConfigError: If a file cannot be written, or a required package is missing.
     """
     for file in files:
         check_output("--out", file, (".html", ".png"))
     needs_page = any(file.suffix == ".html" for file in files)
     if needs_page and find_spec("plotly") is None:
-        raise ConfigError(f"--out: pages need plotly ({_EXTRA}); .png does not")
+        raise ConfigError(f"--out: .html requires plotly ({_EXTRA}); .png does not")
     if method == "tsne" and find_spec("sklearn") is None:
-        raise ConfigError(f"--method: tsne needs scikit-learn ({_EXTRA}); pca does not")
+        raise ConfigError(f"--method: tsne requires scikit-learn ({_EXTRA}); pca does not")
 
 
-def embed(features: Tensor, method: Method) -> tuple[NDArray[np.float64], list[str]]:
-    """Features [P, D] → places [P, 3], and names of the three dimensions.
+def embed_features(features: Tensor, method: Method) -> tuple[NDArray[np.float64], list[str]]:
+    """Reduce features to three dimensions.
 
     Args:
-        features: Of at least two states.
-        method: `pca`: the three directions in which features vary most. `tsne`: places whose
-            neighbours are those of the features (van der Maaten and Hinton 2008).
+        features: Features [P, D] of at least two states.
+        method: `pca` projects the features onto the first three principal components. `tsne`
+            preserves neighborhoods (van der Maaten and Hinton 2008).
+
+    Returns:
+        Positions [P, 3], and the labels of the three axes.
 
     Raises:
-        ConfigError: If features are not finite; for t-SNE, if they are all the same.
+        ConfigError: If a feature is not finite, or if `method` is `tsne` and all states have the
+            same features.
     """
     if not torch.isfinite(features).all():
         raise ConfigError("embed: the network's features are not finite")
-    places, names = _components(features)
+    positions, labels = _principal_components(features)
     if method == "pca":
-        return places, names
-    return _t_sne(features, start=places), ["t-SNE 1", "t-SNE 2", "t-SNE 3"]
+        return positions, labels
+    return _t_sne(features, initial=positions), ["t-SNE 1", "t-SNE 2", "t-SNE 3"]
 
 
-def _components(features: Tensor) -> tuple[NDArray[np.float64], list[str]]:
-    centred = features.double() - features.double().mean(0)
-    _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)
-    most = directions.abs().argmax(1, keepdim=True)  # a direction's sign is no matter, but one is
-    directions *= directions.gather(1, most).sign()
-    shares = sizes**2 / (sizes**2).sum().clamp(min=1e-300)
-    places = torch.zeros(len(features), 3, dtype=torch.float64)
-    found = min(3, len(directions))
-    places[:, :found] = centred @ directions[:found].T
-    names = [f"component {i + 1} ({share:.0%})" for i, share in enumerate(shares[:3].tolist())]
-    return places.numpy(force=True), names + ["-"] * (3 - found)
+def _principal_components(features: Tensor) -> tuple[NDArray[np.float64], list[str]]:
+    """Project features onto three principal components; return positions [P, 3] and axis labels.
+
+    Each label contains the share of the variance that the component explains.
+    """
+    centered = features.double() - features.double().mean(0)
+    _, singular_values, directions = torch.linalg.svd(centered, full_matrices=False)
+    # The sign of a component is arbitrary: make its element of largest magnitude positive.
+    largest = directions.abs().argmax(1, keepdim=True)
+    directions *= directions.gather(1, largest).sign()
+    shares = singular_values**2 / (singular_values**2).sum().clamp(min=1e-300)
+    positions = torch.zeros(len(features), 3, dtype=torch.float64)
+    num_components = min(3, len(directions))
+    positions[:, :num_components] = centered @ directions[:num_components].T
+    labels = [f"component {i + 1} ({share:.0%})" for i, share in enumerate(shares[:3].tolist())]
+    return positions.numpy(force=True), labels + ["-"] * (3 - num_components)
 
 
-def _t_sne(features: Tensor, start: NDArray[np.float64]) -> NDArray[np.float64]:
+def _t_sne(features: Tensor, initial: NDArray[np.float64]) -> NDArray[np.float64]:
     from sklearn.manifold import TSNE
 
-    spread = start[:, 0].std()
-    if spread == 0:
-        raise ConfigError("--method: tsne finds nothing: features are the same in all states")
-    small = (1e-4 / spread * start).astype(np.float32)
+    scale = initial[:, 0].std()
+    if scale == 0:
+        raise ConfigError("--method: tsne cannot embed states whose features are all equal")
+    small = (1e-4 / scale * initial).astype(np.float32)
     perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
     t_sne = TSNE(3, init=small, perplexity=perplexity, random_state=0)
-    places: NDArray[np.float64] = t_sne.fit_transform(features.numpy(force=True)).astype(float)
-    return places
+    positions: NDArray[np.float64] = t_sne.fit_transform(features.numpy(force=True)).astype(float)
+    return positions
 
 
-def draw_points(figure: Figure, points: Points, colouring: Colouring) -> None:
-    """Draw each point as the number of its action."""
+def draw_points(figure: Figure, points: Points, color_by: ColorBy) -> None:
+    """Draw the states in three dimensions, each marked with the number of its greedy action.
+
+    Args:
+        figure: Figure to draw in.
+        points: States to draw.
+        color_by: Quantity shown by color.
+    """
     axes: Any = figure.add_subplot(projection="3d")
-    numbers = points.colouring(colouring)
-    scale = Normalize(numbers.min(), numbers.max())
+    values = points.color_by(color_by)
+    scale = Normalize(values.min(), values.max())
     for action in np.unique(points.action):
-        of_action = points.action == action
+        is_action = points.action == action
         drawn = axes.scatter(
-            *points.places[of_action].T, c=numbers[of_action], cmap=_COLOURS, norm=scale,
+            *points.positions[is_action].T, c=values[is_action], cmap=_COLORMAP, norm=scale,
             marker=f"${action}$", s=24, linewidths=0.2, depthshade=False,
         )  # fmt: skip
-    axes.set(xlabel=points.axes[0], ylabel=points.axes[1], zlabel=points.axes[2])
+    axes.set(
+        xlabel=points.axis_labels[0], ylabel=points.axis_labels[1], zlabel=points.axis_labels[2]
+    )
     axes.tick_params(labelsize=7)
-    figure.colorbar(drawn, ax=axes, label=colouring, shrink=0.6, pad=0.1)
+    figure.colorbar(drawn, ax=axes, label=color_by, shrink=0.6, pad=0.1)
 
 
-def write_page(path: Path, points: Points, colouring: Colouring, title: str) -> None:
-    """Write a page that needs no other file and no network.
+def write_page(path: Path, points: Points, color_by: ColorBy, title: str) -> None:
+    """Write a self-contained HTML page with an interactive plot of states.
 
-    It turns with the mouse, and shows what was seen at the point below it.
+    The plot can be rotated. For the state under the mouse pointer, the page shows the observation
+    and the action values. The page requires no other file and no internet connection.
+
+    Args:
+        path: File to write.
+        points: States to plot.
+        color_by: Quantity initially shown by color; it can be changed in a menu on the page.
+        title: Title of the plot.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     import plotly.graph_objects as go
 
-    colourings: list[Colouring] = ["value", "episode", "step", "action"]
-    looks = [_look(points, name) for name in colourings]
-    first = colourings.index(colouring)
-    x, y, z = points.places.astype(np.float32).T
+    colorings: list[ColorBy] = ["value", "episode", "step", "action"]
+    updates = [_coloring_update(points, name) for name in colorings]
+    first = colorings.index(color_by)
+    x, y, z = points.positions.astype(np.float32).T
     scatter = go.Scatter3d(
         x=x, y=y, z=z, mode="text+markers", text=points.action.astype(str), hoverinfo="none",
-        textposition="middle center", marker={"opacity": 0, "colorscale": _colour_scale()},
+        textposition="middle center", marker={"opacity": 0, "colorscale": _color_scale()},
     )  # fmt: skip
     figure = go.Figure(scatter)
-    figure.update_traces(**{name.replace(".", "_"): v for name, v in looks[first].items()})
+    figure.update_traces(**{name.replace(".", "_"): v for name, v in updates[first].items()})
     buttons = [
-        {"label": name, "method": "restyle", "args": [{k: [v] for k, v in look.items()}]}
-        for name, look in zip(colourings, looks, strict=True)
+        {"label": name, "method": "restyle", "args": [{k: [v] for k, v in update.items()}]}
+        for name, update in zip(colorings, updates, strict=True)
     ]
     figure.update_layout(
         title=title,
         margin={"l": 0, "r": 0, "t": 50, "b": 0},
-        scene={f"{d}axis_title_text": n for d, n in zip("xyz", points.axes, strict=True)},
+        scene={f"{d}axis_title_text": n for d, n in zip("xyz", points.axis_labels, strict=True)},
         scene_camera_eye={"x": 1.5, "y": 1.5, "z": 1.2},
         updatemenus=[{"buttons": buttons, "active": first, "x": 1, "xanchor": "right", "y": 1}],
     )
-    script = _SCRIPT.replace("STATES", json.dumps(_states(points)))
+    script = _SCRIPT.replace("STATES", json.dumps(_describe_states(points)))
     figure.write_html(
         path, include_plotlyjs=True, post_script=script, config={"displaylogo": False},
         default_height="100vh",
     )  # fmt: skip
 
 
-def _colour_scale() -> list[tuple[float, str]]:
-    """The colours as plotly wants them."""
-    return [(share, to_hex(colormaps[_COLOURS](share))) for share in np.linspace(0, 1, 33).tolist()]
+def _color_scale() -> list[tuple[float, str]]:
+    """Return the colormap in plotly's format."""
+    shares = np.linspace(0, 1, 33).tolist()
+    return [(share, to_hex(colormaps[_COLORMAP](share))) for share in shares]
 
 
-def _look(points: Points, name: Colouring) -> dict[str, Any]:
-    """What a choice of colours changes."""
-    numbers = points.colouring(name)
-    scale = Normalize(numbers.min(), numbers.max())
-    colours = [to_hex(colour) for colour in colormaps[_COLOURS](scale(numbers))]
+def _coloring_update(points: Points, name: ColorBy) -> dict[str, Any]:
+    """Return the plotly properties that set the colors of the states and the color bar."""
+    values = points.color_by(name)
+    scale = Normalize(values.min(), values.max())
+    colors = [to_hex(color) for color in colormaps[_COLORMAP](scale(values))]
     return {
-        "textfont.color": colours,
-        "marker.color": numbers,
+        "textfont.color": colors,
+        "marker.color": values,
         "marker.colorbar.title.text": name,
         "marker.showscale": True,
     }
 
 
-def _states(points: Points) -> list[dict[str, Any]]:
-    """What the page shows of each point: besides text its picture, or its numbers."""
-    is_picture = points.obs.ndim == 4
-    shown = map(_as_url, _as_bytes(points.obs)) if is_picture else map(_numbers, points.obs)
+def _describe_states(points: Points) -> list[dict[str, Any]]:
+    """Return the text, action values and observation that the page shows for each state."""
+    are_images = points.obs.ndim == 4
+    if are_images:
+        shown = map(_encode_image, _to_uint8(points.obs))
+    else:
+        shown = map(_format_numbers, points.obs)
     return [
         {
             "text": f"episode {episode}, step {step}, action {action}",
-            "values": _numbers(values),
-            "picture" if is_picture else "numbers": obs,
+            "values": _format_numbers(values),
+            "image" if are_images else "numbers": obs,
         }
         for episode, step, action, values, obs in zip(
             points.episode, points.step, points.action, points.q_values, shown, strict=True
@@ -214,25 +250,26 @@ def _states(points: Points) -> list[dict[str, Any]]:
     ]
 
 
-def _numbers(values: NDArray[Any]) -> str:
-    first = values.ravel()[:_MOST_NUMBERS].tolist()
+def _format_numbers(values: NDArray[Any]) -> str:
+    """Format at most the first 64 elements as text; append the array size if some are omitted."""
+    first = values.ravel()[:_MAX_SHOWN].tolist()
     texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in first]
     return ", ".join(texts) + (f", … ({values.size:,})" if values.size > len(first) else "")
 
 
-def _as_bytes(pictures: NDArray[Any]) -> NDArray[np.uint8]:
-    """Pictures as they are if they are uint8; others from black, the least, to white."""
-    if pictures.dtype == np.uint8:
-        return pictures
-    scale = Normalize(pictures.min(), pictures.max())
-    grey: NDArray[np.uint8] = np.rint(255 * scale(pictures).filled()).astype(np.uint8)
-    return grey
+def _to_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return uint8 images unchanged; rescale other images linearly to the range 0…255."""
+    if images.dtype == np.uint8:
+        return images
+    scale = Normalize(images.min(), images.max())
+    grayscale: NDArray[np.uint8] = np.rint(255 * scale(images).filled()).astype(np.uint8)
+    return grayscale
 
 
-def _as_url(picture: NDArray[np.uint8]) -> str:
-    """A picture [C, H, W] as an address that holds it."""
+def _encode_image(image: NDArray[np.uint8]) -> str:
+    """Encode an image [C, H, W] as a data URL that contains a WebP file."""
     file = BytesIO()
-    Image.fromarray(np.ascontiguousarray(flat(picture))).save(file, "WEBP", lossless=True)
+    Image.fromarray(np.ascontiguousarray(to_drawable(image))).save(file, "WEBP", lossless=True)
     return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
 
 
@@ -254,9 +291,9 @@ function line(text) {
 plot.on("plotly_hover", ({points: [{pointNumber}]}) => {
   const state = states[pointNumber];
   const lines = [line(state.text), line("action values " + state.values)];
-  if (state.picture) {
+  if (state.image) {
     const image = new Image();
-    image.src = state.picture;
+    image.src = state.image;
     image.style.cssText = "display:block;width:270px;image-rendering:pixelated";
     lines.push(image);
   } else {

@@ -1,4 +1,4 @@
-"""What an environment draws, what is stored of it, and what the network gets, side by side."""
+"""Plot of the rendered image, the stored observation and the network's input, side by side."""
 
 from typing import Any, NamedTuple
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 
 class Screen(NamedTuple):
-    """One moment of an episode.
+    """Images of one environment step at different stages of processing.
 
     Attributes:
-        rendered: The environment's own picture [H, W, 3], uint8.
-        observation: What the replay stores of it [C, h, w], uint8.
-        network_input: What the first layer with weights gets [C', h', w'], float.
+        rendered: Image [H, W, 3] rendered by the environment, uint8.
+        observation: Newest observation [C, h, w] stored in the replay, uint8.
+        network_input: Input [C', h', w'] of the first layer that has parameters, float.
     """
 
     rendered: NDArray[np.uint8]
@@ -23,40 +23,45 @@ class Screen(NamedTuple):
 
 
 def draw_screen(figure: Figure, screen: Screen) -> None:
-    """Draw the three pictures, each with its shape."""
+    """Draw the three images of a `Screen` side by side, each labeled with its shape."""
     rendered, observation, network_input = figure.subplots(1, 3)
-    _draw(rendered, "rendered picture", screen.rendered, _shape(screen.rendered))
+    _draw_image(rendered, "rendered image", screen.rendered, _format_shape(screen.rendered))
     stored = screen.observation
-    _draw(observation, "stored observation", flat(stored), f"{_shape(stored)}, uint8")
+    caption = f"{_format_shape(stored)}, uint8"
+    _draw_image(observation, "stored observation", to_drawable(stored), caption)
     values = screen.network_input
-    span = f"{values.min():.2f} to {values.max():.2f}"
-    _draw(network_input, "network's input", flat(_visible(values)), f"{_shape(values)}, {span}")
+    caption = f"{_format_shape(values)}, {values.min():.2f} to {values.max():.2f}"
+    _draw_image(network_input, "network input", to_drawable(_rescale(values)), caption)
 
 
-def _draw(axes: Axes, title: str, picture: Any, caption: str) -> None:
-    largest = 255 if picture.dtype == np.uint8 else 1
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=largest, interpolation="nearest")
+def _draw_image(axes: Axes, title: str, image: Any, caption: str) -> None:
+    white = 255 if image.dtype == np.uint8 else 1
+    axes.imshow(image, cmap="gray", vmin=0, vmax=white, interpolation="nearest")
     axes.set_title(title)
     axes.set_xlabel(caption)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
-def _shape(picture: NDArray[Any]) -> str:
-    return " x ".join(map(str, picture.shape))
+def _format_shape(image: NDArray[Any]) -> str:
+    return " x ".join(map(str, image.shape))
 
 
-def _visible(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values in [0, 1]; of differences 0 becomes the middle."""
+def _rescale(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rescale values to [0, 1] for display; if some values are negative, 0 is mapped to 0.5."""
     low, high = float(values.min()), float(values.max())
-    visible: NDArray[np.float32] = values / np.float32(max(high, 1.0))
+    rescaled: NDArray[np.float32] = values / np.float32(max(high, 1.0))
     if low < 0:
-        visible = values / np.float32(2 * max(-low, high)) + np.float32(0.5)
-    return visible
+        rescaled = values / np.float32(2 * max(-low, high)) + np.float32(0.5)
+    return rescaled
 
 
-def flat(channels: NDArray[Any]) -> NDArray[Any]:
-    """A picture [C, H, W] to draw; three channels are colours, others one below the other."""
+def to_drawable(channels: NDArray[Any]) -> NDArray[Any]:
+    """Convert an image [C, H, W] to a format that can be drawn.
+
+    If C is 3, the result is a color image [H, W, 3]. Otherwise it is a grayscale image [C * H, W],
+    in which the channels are stacked vertically.
+    """
     if len(channels) == 3:
         return np.moveaxis(channels, 0, -1)
     return channels.reshape(-1, channels.shape[-1])

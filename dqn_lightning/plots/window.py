@@ -1,4 +1,4 @@
-"""A window that shows a film as it is made."""
+"""Function that shows a video in a window while its frames are being computed."""
 
 import time
 from collections.abc import Iterable
@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from PIL import Image
 
 from dqn_lightning.errors import ConfigError
-from dqn_lightning.plots.film import Shot
+from dqn_lightning.plots.video import TimedFrame
 
-_LONGEST_WAIT_S = 0.05  # so that the window and Ctrl-C are heeded soon
+_MAX_WAIT_S = 0.05  # keeps the window and Ctrl-C responsive
 
 
-def show_film(title: str, shots: Iterable[Shot]) -> None:
-    """Show each shot for its time, until the film ends or the window is closed.
+def show_video(title: str, timed_frames: Iterable[TimedFrame]) -> None:
+    """Show frames in a window until the video ends or the window is closed.
+
+    Args:
+        title: Title of the window.
+        timed_frames: Frames to show. While a frame is shown, the next one is computed.
 
     Raises:
         ConfigError: If no window can be opened.
@@ -23,22 +27,22 @@ def show_film(title: str, shots: Iterable[Shot]) -> None:
         pygame.display.init()
     except pygame.error as error:
         raise ConfigError(
-            f"--film: no window can be opened ({error}); name a file, as --film film.gif"
+            f"--out: cannot open a window ({error}); name a file, such as --out video.gif"
         ) from error
     try:
         pygame.display.set_caption(title)
-        until = time.monotonic()
-        for shot in shots:  # the next is made while this one is shown
-            if _closed_before(until):
+        shown_until = time.monotonic()
+        for timed_frame in timed_frames:
+            if _closed_before(shown_until):
                 return
-            _show(shot.frame)
-            until = max(until, time.monotonic()) + shot.seconds
-        _closed_before(until)
+            _show_frame(timed_frame.frame)
+            shown_until = max(shown_until, time.monotonic()) + timed_frame.seconds
+        _closed_before(shown_until)
     finally:
         pygame.display.quit()
 
 
-def _show(frame: Image.Image) -> None:
+def _show_frame(frame: Image.Image) -> None:
     import pygame
 
     window = pygame.display.get_surface()
@@ -48,14 +52,17 @@ def _show(frame: Image.Image) -> None:
     pygame.display.flip()
 
 
-def _closed_before(until: float) -> bool:
-    """Wait; gives early whether the window was closed."""
+def _closed_before(end: float) -> bool:
+    """Wait until `time.monotonic()` reaches `end`; return whether the window was closed meanwhile.
+
+    Return as soon as the window is closed.
+    """
     import pygame
 
     while True:
         if pygame.event.get(pygame.QUIT):
             return True
-        left = until - time.monotonic()
+        left = end - time.monotonic()
         if left <= 0:
             return False
-        time.sleep(min(left, _LONGEST_WAIT_S))
+        time.sleep(min(left, _MAX_WAIT_S))

@@ -1,0 +1,1 @@
+"""Diagnostics of training runs, and export of networks to other formats."""
