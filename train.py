@@ -3,15 +3,15 @@
 import sys
 from pathlib import Path
 
+from dqn_lightning.cli.main import main
+from dqn_lightning.cli.registry import COMMANDS
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["plot"]:  # at once: it needs neither PyTorch nor Lightning
-        from dqn_lightning.plots.command import main as plot
-
-        sys.exit(plot(sys.argv[2:]))
-
-    from dqn_lightning.cli import main
-
-    sys.path.append(str(Path.cwd()))  # so modules of yours can be named in flags
+    sys.path.append(str(Path.cwd()))  # so that flags can name your own modules
     configs = Path(__file__).parent / "configs"
-    defaults = {"fit": configs / "cartpole.yaml", "screen": configs / "pytorch_tutorial.yaml"}
+    defaults = {
+        name: configs / f"{command.default_config}.yaml"
+        for name, command in COMMANDS.items()
+        if command.default_config is not None
+    }
     sys.exit(main(default_configs=defaults))

@@ -1,0 +1,125 @@
+"""Functions that complete and check the arguments of a command."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+from dqn_lightning.cli.registry import COMMANDS
+from dqn_lightning.errors import ConfigError
+
+RUNS = Path("checkpoints")
+"""Directory that contains all runs, relative to the working directory."""
+
+_ONE_PROCESS = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
+"""Flags for commands other than `fit`: they use one process even if training used several."""
+
+_HELP, _CONFIG = {"-h", "--help"}, {"-c", "--config"}
+
+
+def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
+    """Return the arguments of a command, with a `--config` flag inserted if there is none.
+
+    With `--ckpt_path`, the inserted config is the `config.yaml` beside the checkpoint; otherwise it
+    is the command's default config. Existing `--config` flags are moved before all other flags, so
+    that other flags take precedence regardless of their position.
+
+    Args:
+        arguments: Arguments after the program's name.
+        default_configs: Default config file for each command, by command name; used if the
+            arguments specify neither a config nor a checkpoint.
+
+    Raises:
+        ConfigError: If the checkpoint or the config beside it is missing, or if the command needs a
+            checkpoint and none is given.
+    """
+    arguments = _resolve_last(arguments, default_configs)
+    command = arguments[0] if arguments else ""
+    flags = {argument.split("=")[0] for argument in arguments}
+    if command not in COMMANDS or flags & _HELP:
+        return arguments
+    if flags & _CONFIG:
+        return [command, *_move_configs_first(arguments[1:])]
+    checkpoint = next(_values_of({"--ckpt_path"}, arguments), None)
+    if checkpoint is not None:
+        config = ["--config", str(_config_beside(Path(checkpoint)))]
+        return [command, *config, *([] if command == "fit" else _ONE_PROCESS), *arguments[1:]]
+    if COMMANDS[command].needs_weights and "--print_config" not in flags:
+        raise ConfigError(f"{command} needs --ckpt_path FILE (or --config for untrained weights)")
+    if command not in default_configs:
+        return arguments
+    return [command, "--config", str(default_configs[command]), *arguments[1:]]
+
+
+def check_positive(flag: str, value: float) -> None:
+    """Check that the value of a flag is positive.
+
+    Args:
+        flag: Name of the flag, without the leading dashes.
+        value: Value of the flag.
+
+    Raises:
+        ConfigError: If the value is not positive.
+    """
+    if not value > 0:
+        raise ConfigError(f"--{flag}: must be positive, got {value}")
+
+
+def run_name_of(configs: Sequence[str]) -> str:
+    """Return the default run name for the given config files.
+
+    >>> run_name_of(["configs/cartpole.yaml", "configs/variants/c51.yaml"])
+    'cartpole_c51'
+    """
+    return "_".join(Path(config).stem for config in configs)
+
+
+def _resolve_last(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
+    """Replace `last` in `--ckpt_path last` with the path of the run's `last.ckpt`."""
+    if next(_values_of({"--ckpt_path"}, arguments), None) != "last":
+        return arguments
+    name = next(_values_of({"--run_name"}, arguments), None)
+    if name is None:
+        configs = list(_values_of(_CONFIG, arguments))
+        name = run_name_of(configs or [str(default_configs.get("fit", "run"))])
+    path = str(RUNS / name / "last.ckpt")
+    if "--ckpt_path=last" in arguments:
+        return [a if a != "--ckpt_path=last" else f"--ckpt_path={path}" for a in arguments]
+    i = arguments.index("--ckpt_path")
+    return [*arguments[: i + 1], path, *arguments[i + 2 :]]
+
+
+def _config_beside(checkpoint: Path) -> Path:
+    if checkpoint.is_dir():
+        raise ConfigError(
+            f"--ckpt_path: {checkpoint} is a directory; name a file in it, such as "
+            f"{checkpoint / 'best.ckpt'}"
+        )
+    if not checkpoint.is_file():
+        raise ConfigError(f"--ckpt_path: there is no file {checkpoint}")
+    config = checkpoint.parent / "config.yaml"
+    if not config.is_file():
+        raise ConfigError(
+            f"--ckpt_path: there is no config.yaml beside {checkpoint}; name one with --config"
+        )
+    return config
+
+
+def _move_configs_first(arguments: list[str]) -> list[str]:
+    """Move configs before all other flags, because a config overrides any preceding flags."""
+    configs, others, rest = [], [], iter(arguments)
+    for argument in rest:
+        if argument in _CONFIG:
+            configs += [argument, *([value] if (value := next(rest, None)) is not None else [])]
+        elif argument.startswith(("-c=", "--config=")):
+            configs.append(argument)
+        else:
+            others.append(argument)
+    return [*configs, *others]
+
+
+def _values_of(flags: set[str], arguments: list[str]) -> Iterator[str]:
+    """Yield the values of the given flags, written as `--flag value` or `--flag=value`."""
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        flag, is_joined, value = argument.partition("=")
+        if flag in flags and (is_joined or following is not None):
+            yield value if is_joined else following

@@ -1,0 +1,87 @@
+"""The checkpoint of a command: reading it once, checking it, and loading its weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dqn_lightning.checkpointing import files
+from dqn_lightning.errors import ConfigError
+from dqn_lightning.module import DQNModule
+
+if TYPE_CHECKING:
+    from dqn_lightning.cli.app import DQNCLI
+
+
+class LoadedCheckpoint:
+    """Checkpoint that is read into memory without executing code from the file.
+
+    Args:
+        path: Checkpoint file to read.
+
+    Attributes:
+        path: Checkpoint file.
+        content: Content of the checkpoint, with tensors on the CPU.
+
+    Raises:
+        ConfigError: If the file is missing, corrupt or truncated, or is not a checkpoint of a
+            LightningModule.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content: dict[str, Any] = files.load(path, "--ckpt_path")
+        if not isinstance(self.content, dict) or "state_dict" not in self.content:
+            raise ConfigError(f"--ckpt_path: {path} is not a checkpoint of a module")
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a run can resume from the checkpoint; if not, it contains weights only."""
+        return "optimizer_states" in self.content
+
+    def run_name(self) -> str | None:
+        """Return the run name from the config beside the checkpoint; None without a config."""
+        config = self.path.parent / "config.yaml"
+        if not config.is_file():
+            return None
+        name: str | None = yaml.safe_load(config.read_text()).get("run_name")
+        return name
+
+    def load_into(self, module: DQNModule) -> None:
+        """Load the weights and the run's progress into a module.
+
+        Raises:
+            ConfigError: If the checkpoint's format is not supported.
+        """
+        module.on_load_checkpoint(self.content)
+        module.load_state_dict(self.content["state_dict"])
+
+    def check_fits(self, module: DQNModule) -> None:
+        """Check that the saved weights match the names and shapes of a module's weights.
+
+        Raises:
+            ConfigError: If they differ, because the checkpoint belongs to another network or to an
+                environment with other spaces.
+        """
+        saved = {name: tuple(value.shape) for name, value in self.content["state_dict"].items()}
+        ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+        if saved == ours:
+            return
+        spaces = self.content.get("hyper_parameters", {})
+        name = next(n for n in sorted(ours.keys() | saved.keys()) if ours.get(n) != saved.get(n))
+        raise ConfigError(
+            f"--ckpt_path: {self.path} belongs to another network or environment (observations "
+            f"{spaces.get('obs_shape')}, {spaces.get('num_actions')} actions): {name} is "
+            f"{ours.get(name, ())} here, {saved.get(name, ())} there"
+        )
+
+
+def load_weights(cli: "DQNCLI") -> None:
+    """Load weights and progress from the command's checkpoint, if any, into its module."""
+    if cli.checkpoint is not None:
+        cli.checkpoint.load_into(cli.model)
+
+
+def untrained_note(cli: "DQNCLI") -> str:
+    """Return ", untrained weights" if no checkpoint is given, else an empty string."""
+    return ", untrained weights" if cli.checkpoint is None else ""

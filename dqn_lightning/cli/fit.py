@@ -1,0 +1,78 @@
+"""The command `fit`, which trains an agent."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from dqn_lightning import distributed
+from dqn_lightning.callbacks import Checkpoints, Timing
+from dqn_lightning.errors import RankLostError
+from dqn_lightning.internals.lightning import PreloadedCheckpointIO
+
+if TYPE_CHECKING:
+    from dqn_lightning.cli.app import DQNCLI
+
+_FILES = ("config.yaml", "best.ckpt", "last.ckpt", "metrics.csv", "lengths.png", "returns.png")
+
+
+def fit(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
+    """Train an agent; on Ctrl-C, SIGTERM or SIGUSR1, stop after the current step and save the run.
+
+    Args:
+        cli: The command line.
+        ckpt_path: Checkpoint to resume from; `last` stands for the run's `last.ckpt`. A checkpoint
+            that contains only weights initializes a new run.
+    """
+    checkpoint = cli.checkpoint
+    if checkpoint is not None and not checkpoint.is_resumable:
+        cli.model.load_state_dict(checkpoint.content["state_dict"])
+        rank_zero_info(f"{ckpt_path} contains weights only: they initialize a new run")
+        ckpt_path = None
+    elif checkpoint is not None:
+        io = PreloadedCheckpointIO(checkpoint.path, checkpoint.content)
+        cli.trainer.strategy.checkpoint_io = io
+    try:
+        with cli.stop_on_signal.handle_signals(cli.datamodule.stop):
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
+    except RuntimeError as error:
+        if cli.rank_watch.lost is None:
+            raise
+        raise RankLostError(cli.rank_watch.lost) from error
+    _print_result(cli)
+
+
+@rank_zero_only
+def _print_result(cli: "DQNCLI") -> None:
+    """Print a summary of the run, and commands to test and watch the agent."""
+    directory = cli.run_directory.path
+    if directory is None:
+        return
+    for name, text in _result(cli, directory).items():
+        cli.console.print(f"[bold]{name:<16}[/]{text}", highlight=False)
+
+
+def _result(cli: "DQNCLI", directory: Path) -> dict[str, str]:
+    progress = cli.model.progress
+    of_rank = " of rank 0" if distributed.world_size() > 1 else ""
+    lines = {
+        "reached": f"{progress.env_steps:,} environment steps, {progress.episodes:,} episodes"
+        f"{of_rank}, {progress.grad_steps:,} updates"
+    }
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]  # untyped there
+        if isinstance(callback, Timing):
+            lines["time"] = f"{callback.elapsed_s:.1f} s"
+        if isinstance(callback, Checkpoints) and callback.best is not None:
+            lines["best evaluation"] = (
+                f"{callback.best:.1f} at environment step {callback.best_env_steps:,}"
+            )
+    names = ", ".join(name for name in _FILES if (directory / name).exists())
+    lines["files"] = f"{directory}{os.sep}: {names}"
+    best = directory / "best.ckpt"
+    if best.exists():
+        lines["test it"] = f"python train.py test --ckpt_path {best}"
+        lines["watch it"] = f"python train.py play --ckpt_path {best}"
+    elif (every := cli.datamodule.evaluation.every_env_steps) is not None:
+        lines["no best.ckpt"] = f"no evaluation was due (data.evaluation.every_env_steps {every:,})"
+    return lines

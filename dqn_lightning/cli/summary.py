@@ -1,0 +1,24 @@
+"""The evaluation summary that the commands `validate` and `test` print."""
+
+from typing import TYPE_CHECKING
+
+from dqn_lightning.cli.checkpoint import untrained_note
+from dqn_lightning.interaction.evaluation import EvaluationResult
+
+if TYPE_CHECKING:
+    from dqn_lightning.cli.app import DQNCLI
+
+
+def print_summary(cli: "DQNCLI") -> EvaluationResult:
+    """Print the returns of the latest evaluation (on rank 0), and return its result."""
+    summary = cli.model.summary
+    assert summary is not None
+    if cli.trainer.is_global_zero:
+        cli.console.print(
+            f"{cli.datamodule.env.id}{untrained_note(cli)}: "
+            f"return [bold]{summary.return_mean:.1f}[/] ± {summary.return_std:.1f} "
+            f"over {summary.episodes} episodes "
+            f"(min {summary.return_min:.1f}, max {summary.return_max:.1f})",
+            highlight=False,
+        )
+    return summary
