@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import toy  # noqa: F401  (registers the toy environments)
+from tests.helpers import toy  # noqa: F401  (registers the toy environments)
 
 
 @pytest.fixture(autouse=True)

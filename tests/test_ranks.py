@@ -1,6 +1,11 @@
-"""Several processes that train together."""
+"""Training with several ranks."""
 
 import copy
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,64 +13,98 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, seed_everything
 from torch import nn
 
-from dqn_lightning import ConfigError, DQNDataModule, DQNModule, ranks
-from dqn_lightning.actor import EpsilonGreedy, ladder
-from dqn_lightning.callbacks import Checkpoints, EpisodeLog, FullState, GradientClamp, TargetSync
-from dqn_lightning.csv_log import CSVLog
+from dqn_lightning import ConfigError, DQNModule, distributed
+from dqn_lightning.callbacks import (
+    Checkpoints,
+    EpisodeLog,
+    FullState,
+    GradientClamp,
+    RankWatch,
+    TargetSync,
+)
 from dqn_lightning.engines import Eager
+from dqn_lightning.interaction.actor import EpsilonGreedy, ladder
+from dqn_lightning.loggers.csv import CSVLogger
 from dqn_lightning.losses import DQN, IQN
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
 from dqn_lightning.replay import Prioritized
 from dqn_lightning.schedules import Constant, Linear
 from dqn_lightning.types import Batch
-from tests.processes import fit_in_ranks, in_ranks
-from tests.test_resume import differences
+from tests.helpers.processes import fit_in_ranks, in_ranks
+from tests.helpers.settings import make_datamodule
+from tests.helpers.states import differences, read_run
 
-# What ranks tell each other ---------------------------------------------------------------------
+pytestmark = pytest.mark.processes
+
+# Collectives ------------------------------------------------------------------------------------
 
 
-def test_one_process_talks_to_nobody() -> None:
+def test_collectives_return_their_input_in_a_single_process() -> None:
     tensors = [torch.ones(2), torch.zeros(1)]
-    assert (ranks.count(), ranks.own()) == (1, 0)
-    assert ranks.mean(tensors) == tensors
-    assert ranks.total(3, 4) == [3, 4]
-    assert (ranks.greatest(5), ranks.of_first(6), ranks.gather("a")) == (5, 6, ["a"])
-    assert ranks.least(0.25) == 0.25
+    assert (distributed.world_size(), distributed.rank()) == (1, 0)
+    assert distributed.all_reduce_mean(tensors) == tensors
+    assert distributed.all_reduce_sum(3, 4) == [3, 4]
+    assert distributed.all_reduce_max(5) == 5
+    assert distributed.broadcast_value(6) == 6
+    assert distributed.all_gather("a") == ["a"]
+    assert distributed.all_reduce_min(0.25) == 0.25
 
 
-@pytest.mark.parametrize("number", [2, 3])
-def test_what_ranks_tell_each_other(number: int) -> None:
-    def talk() -> Any:
-        own = ranks.own()
-        shared = torch.full((2,), float(own))
-        ranks.copy_first([shared])
-        means = ranks.mean([torch.full((2, 3), float(own)), torch.tensor([2.0 * own])])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_collectives_return_the_same_result_on_all_ranks(world_size: int) -> None:
+    def call_all() -> Any:
+        rank = distributed.rank()
+        shared = torch.full((2,), float(rank))
+        distributed.broadcast_tensors([shared])
+        means = distributed.all_reduce_mean(
+            [torch.full((2, 3), float(rank)), torch.tensor([2.0 * rank])]
+        )
         return {
-            "count": ranks.count(),
-            "mean": [mean.tolist() for mean in means],
-            "total": ranks.total(own, 1),
-            "greatest": ranks.greatest(10 - own),
-            "least": ranks.least(2.0**-60 + own),
-            "of first": [ranks.of_first(7 + own), ranks.of_first(own == 0)],
-            "gathered": ranks.gather({"rank": own}),
-            "copied": shared.tolist(),
+            "world_size": distributed.world_size(),
+            "means": [mean.tolist() for mean in means],
+            "sums": distributed.all_reduce_sum(rank, 1),
+            "max": distributed.all_reduce_max(10 - rank),
+            "min": distributed.all_reduce_min(2.0**-60 + rank),
+            "broadcast": [
+                distributed.broadcast_value(7 + rank),
+                distributed.broadcast_value(rank == 0),
+            ],
+            "gathered": distributed.all_gather({"rank": rank}),
+            "shared": shared.tolist(),
         }
 
-    middle = (number - 1) / 2
-    wanted = {
-        "count": number,
-        "mean": [[[middle] * 3] * 2, [2 * middle]],
-        "total": [sum(range(number)), number],
-        "greatest": 10,
-        "least": 2.0**-60,
-        "of first": [7, 1],
-        "gathered": [{"rank": rank} for rank in range(number)],
-        "copied": [0.0, 0.0],
+    mean_rank = (world_size - 1) / 2
+    expected = {
+        "world_size": world_size,
+        "means": [[[mean_rank] * 3] * 2, [2 * mean_rank]],
+        "sums": [sum(range(world_size)), world_size],
+        "max": 10,
+        "min": 2.0**-60,
+        "broadcast": [7, 1],
+        "gathered": [{"rank": rank} for rank in range(world_size)],
+        "shared": [0.0, 0.0],
     }
-    assert in_ranks(number, talk) == [wanted] * number
+    assert in_ranks(world_size, call_all) == [expected] * world_size
+
+
+def test_the_block_with_the_values_of_rank_zero_restores_the_own_values() -> None:
+    def read() -> Any:
+        tensor = torch.tensor([float(distributed.rank())])
+        with distributed.values_of_rank_zero([tensor]):
+            inside = tensor.tolist()
+        return [inside, tensor.tolist()]
+
+    assert in_ranks(2, read) == [[[0.0], [0.0]], [[0.0], [1.0]]]
+
+
+def test_each_rank_derives_its_own_seed_and_rank_zero_keeps_the_seed() -> None:
+    seeds = in_ranks(2, lambda: [distributed.rank_seed(seed) for seed in (1, 2)])
+    assert seeds[0] == [1, 2]
+    assert len({*seeds[0], *seeds[1]}) == 4
 
 
 # Updates ----------------------------------------------------------------------------------------
@@ -74,46 +113,51 @@ def test_what_ranks_tell_each_other(number: int) -> None:
 def make_engine() -> tuple[QNetwork, Eager]:
     torch.manual_seed(0)
     online = QNetwork((4,), 3, partial(MLP, widths=(16, 16)), ValueHead).double()
-    online.observation = nn.Identity()  # in place of what makes single precision of observations
+    online.obs_encoder = nn.Identity()  # the default converts observations to single precision
     target = copy.deepcopy(online).requires_grad_(False)
     with torch.no_grad():
         for parameter in target.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    clamp = GradientClamp(value=0.02)._clamp_value  # so it matters what is clamped
+    clamp = GradientClamp(value=0.02)._clamp_value  # so the result depends on what is clamped
     optimizer = torch.optim.Adam(online.parameters(), lr=0.01)
     return online, Eager(online, target, DQN(double=True), optimizer, [clamp])
 
 
 def make_batch(number: int, size: int) -> Batch:
-    chance = torch.Generator().manual_seed(number)
-    obs, next_obs = torch.randn(2, size, 4, generator=chance).double()
-    reward, discount, weight = torch.rand(3, size, generator=chance).double()
-    action = torch.randint(3, (size,), generator=chance)
+    generator = torch.Generator().manual_seed(number)
+    obs, next_obs = torch.randn(2, size, 4, generator=generator).double()
+    reward, discount, weight = torch.rand(3, size, generator=generator).double()
+    action = torch.randint(3, (size,), generator=generator)
     return Batch(obs, action, 5 * reward, discount, next_obs, weight, torch.arange(size))
 
 
-@pytest.mark.parametrize("number", [2, 3])
-def test_ranks_with_a_share_of_each_batch_are_one_process_with_all_of_it(number: int) -> None:
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_with_a_part_of_each_batch_equal_one_process_with_the_whole_batch(
+    world_size: int,
+) -> None:
     size, updates = 12, 50
 
     def train() -> list[Any]:
         online, engine = make_engine()
         for i in range(updates):
-            share = [column.chunk(number)[ranks.own()] for column in make_batch(i, size)]
-            engine.update(Batch(*share))
+            batch = make_batch(i, size)
+            part = [column.chunk(world_size)[distributed.rank()] for column in batch]
+            engine.update(Batch(*part))
         return [p.detach() for p in online.parameters()]
 
     online, engine = make_engine()
     before = [p.detach().clone() for p in online.parameters()]
     for i in range(updates):
         engine.update(make_batch(i, size))
-    for of_rank in in_ranks(number, train):
-        for then, now, theirs in zip(before, online.parameters(), of_rank, strict=True):
-            assert not torch.equal(then, now)
-            torch.testing.assert_close(theirs, now.detach(), rtol=0, atol=1e-10)
+    for rank_parameters in in_ranks(world_size, train):
+        for initial, final, of_rank in zip(
+            before, online.parameters(), rank_parameters, strict=True
+        ):
+            assert not torch.equal(initial, final)
+            torch.testing.assert_close(of_rank, final.detach(), rtol=0, atol=1e-10)
 
 
-# Whole trainings --------------------------------------------------------------------------------
+# Training ---------------------------------------------------------------------------------------
 
 
 class BatchNormTorso(nn.Sequential):
@@ -133,43 +177,47 @@ def make(network: Any = None, module: dict[str, Any] | None = None, **settings: 
         "rollout_env_steps": 50,
         **settings,
     }
-    data = DQNDataModule(**{"env_id": "CartPole-v1", **options})
+    data = make_datamodule(options.pop("env_id", "CartPole-v1"), **options)
     torso = network or partial(MLP, widths=(16,))
     return DQNModule(data.obs_shape, data.num_actions, network=torso, **(module or {})), data
 
 
-class Witness(Callback):
-    """Writes down, for each rank, what it did and what became of it."""
+class RankRecorder(Callback):
+    """Saves what each rank did and its final state."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.seen: dict[str, Any] = {"clocks": [], "synced": [], "first_draw": torch.rand(3)}
-        self.newest = [p.clone() for p in pl_module.target.parameters()]
+        self.recorded: dict[str, Any] = {
+            "clocks": [],
+            "synced": [],
+            "first_random_numbers": torch.rand(3),
+        }
+        self.last_target = [p.clone() for p in pl_module.target.parameters()]
         pl_module.after_update.append(partial(self._note, pl_module))
 
     def _note(self, pl_module: Any, clock: Any) -> None:
-        self.seen["clocks"].append((clock.env_steps, clock.grad_steps))
+        self.recorded["clocks"].append((clock.env_steps, clock.grad_steps))
         target = list(pl_module.target.parameters())
-        if not all(map(torch.equal, self.newest, target)):
-            self.seen["synced"].append(clock.grad_steps)
-            self.newest = [p.clone() for p in target]
+        if not all(map(torch.equal, self.last_target, target)):
+            self.recorded["synced"].append(clock.grad_steps)
+            self.last_target = [p.clone() for p in target]
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self.seen["summary"] = pl_module.summary
+        self.recorded["summary"] = pl_module.summary
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         collector = trainer.datamodule.dataset.collector
-        self.seen |= {
-            "counts": collector.counts,
+        self.recorded |= {
+            "counts": collector.progress,
             "rows": collector.replay.read(collector.replay.times),
             "parameters": [p.detach().clone() for p in pl_module.parameters()],
             "buffers": [b.clone() for b in pl_module.buffers()],
             "global_step": trainer.global_step,
         }
-        torch.save(self.seen, f"witness-{trainer.global_rank}.pt")
+        torch.save(self.recorded, f"recording-{trainer.global_rank}.pt")
 
 
-def witnesses(number: int) -> list[dict[str, Any]]:
-    return [torch.load(f"witness-{rank}.pt", weights_only=False) for rank in range(number)]
+def recordings(number: int) -> list[dict[str, Any]]:
+    return [torch.load(f"recording-{rank}.pt", weights_only=False) for rank in range(number)]
 
 
 CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
@@ -190,32 +238,32 @@ CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
         {"module": {"objective": IQN(), "noisy": True, "dueling": True}, "epsilon": 0.0},
         {"every_n_grad_steps": 10},
     ),
-    "batch normalisation, by episodes": (
+    "batch normalization, by episodes": (
         2,
         {"network": BatchNormTorso, "module": {"act_in_train_mode": True}, "num_envs": 2},
         {"every_n_episodes": 2},
     ),
     "short episodes, ladder": (
         2,
-        {"env_id": "toy/Walk-v0", "num_envs": 2, "epsilon_ladder": True},
+        {"env_id": "toy/Walk-v0", "num_envs": 2, "ladder": True},
         {"every_n_env_steps": 7, "tau": 0.1},
     ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ranks_see_different_things_and_learn_the_same(case: str) -> None:
+def test_ranks_observe_different_transitions_and_keep_equal_weights(case: str) -> None:
     number, settings, sync = CASES[case]
     fit_in_ranks(
         number,
         partial(make, **settings),
         TargetSync(**sync),
-        Witness(),
+        RankRecorder(),
         GradientClamp(value=0.5),
-        EpisodeLog(picture=False),
+        EpisodeLog(save_plots=False),
         enable_checkpointing=False,
     )
-    first, *others = witnesses(number)
+    first, *others = recordings(number)
     assert first["global_step"] >= 200
     assert len(first["synced"]) > 3
     for other in others:
@@ -223,26 +271,26 @@ def test_ranks_see_different_things_and_learn_the_same(case: str) -> None:
             assert torch.equal(ours, theirs)
         for name in ("clocks", "synced", "global_step"):
             assert first[name] == other[name], name
-        assert not torch.equal(first["first_draw"], other["first_draw"])
+        assert not torch.equal(first["first_random_numbers"], other["first_random_numbers"])
         assert not torch.equal(first["rows"]["obs"][:50], other["rows"]["obs"][:50])
     for rank in (first, *others):
-        assert rank["counts"].env_steps % number == 0  # each counts the others' steps as its own
+        assert rank["counts"].env_steps % number == 0  # the own count times the number of ranks
 
 
-def test_statistics_of_batch_normalisation_are_a_ranks_own() -> None:
+def test_each_rank_has_its_own_batch_normalization_statistics() -> None:
     fit_in_ranks(
         2,
         partial(make, BatchNormTorso),
         TargetSync(every_n_grad_steps=10),
-        Witness(),
+        RankRecorder(),
         enable_checkpointing=False,
     )
-    first, second = witnesses(2)
+    first, second = recordings(2)
     assert not torch.equal(first["buffers"][0], second["buffers"][0])
 
 
-class Counting(Callback):
-    """Counts collectives from the third rollout on, those below Python too."""
+class CollectiveCounter(Callback):
+    """Counts all collectives from the third rollout on, including those issued in C++."""
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
@@ -255,27 +303,30 @@ class Counting(Callback):
         self.profile.__exit__(None, None, None)
         calls = {event.key: event.count for event in self.profile.key_averages()}
         collectives = {key: count for key, count in calls.items() if key.startswith("gloo:")}
-        torch.save([collectives, trainer.global_step - self.grad_steps], "counted.pt")
+        torch.save([collectives, trainer.global_step - self.grad_steps], "collectives.pt")
 
 
-def test_besides_the_gradients_a_rollout_takes_two_small_messages() -> None:
-    """Lightning's flag, and whether the run is over; buffers are not sent around."""
+def test_a_rollout_needs_three_collectives_besides_the_gradients() -> None:
+    """They carry Lightning's SIGTERM flag, whether the run is over, and whether to rebuild engines.
+
+    Buffers are not broadcast.
+    """
     fit_in_ranks(
         2,
         partial(make, BatchNormTorso, rollout_env_steps=100, total_env_steps=1_000),
         TargetSync(every_n_grad_steps=10),
-        Counting(),
+        CollectiveCounter(),
         enable_checkpointing=False,
     )
-    collectives, updates = torch.load("counted.pt", weights_only=True)
+    collectives, updates = torch.load("collectives.pt", weights_only=True)
     assert updates == 300
-    # Three times: before the fourth and the fifth rollout, and when there is no sixth.
-    assert collectives == {"gloo:all_reduce": updates + 3, "gloo:broadcast": 3}
+    # Each is sent three times in these rollouts.
+    assert collectives == {"gloo:all_reduce": updates + 6, "gloo:broadcast": 3}
 
 
-@pytest.mark.filterwarnings("ignore:no update will be made")
-def test_evaluations_are_shared_out_and_the_same_as_those_of_one_process() -> None:
-    """Of a network that has not learned: what ranks learn from depends on their number."""
+@pytest.mark.filterwarnings("ignore:the run makes no update")
+def test_an_evaluation_split_across_ranks_equals_the_evaluation_of_one_process() -> None:
+    """The network is not trained, because training depends on the number of ranks."""
     settings = {
         "env_id": "toy/Chance-v0",
         "eval_episodes": 7,
@@ -288,67 +339,115 @@ def test_evaluations_are_shared_out_and_the_same_as_those_of_one_process() -> No
             number,
             partial(make, **settings),
             TargetSync(every_n_grad_steps=10),
-            Witness(),
+            RankRecorder(),
             enable_checkpointing=False,
         )
-        summaries = [witness["summary"] for witness in witnesses(number)]
+        summaries = [recording["summary"] for recording in recordings(number)]
         if number == 1:
             alone = summaries[0]
         assert alone.episodes == 7
         assert summaries == [alone] * number
 
 
-def test_a_run_of_some_episodes_ends_for_all_at_a_rollouts_end() -> None:
+def test_a_run_limited_by_episodes_ends_on_all_ranks_at_the_end_of_a_rollout() -> None:
     fit_in_ranks(
         2,
         partial(make, env_id="toy/Walk-v0", total_episodes=40, total_env_steps=None),
         TargetSync(every_n_grad_steps=10),
-        Witness(),
+        RankRecorder(),
         enable_checkpointing=False,
     )
-    first, second = witnesses(2)
+    first, second = recordings(2)
     assert first["global_step"] == second["global_step"] > 0
     episodes = first["counts"].episodes + second["counts"].episodes
     assert 40 <= episodes < 40 + 2 * 50
     assert first["counts"].env_steps % 100 == 0
 
 
-def test_one_rank_that_is_asked_to_stop_stops_all() -> None:
+def test_stopping_one_rank_stops_all_ranks() -> None:
     class StopSecond(Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            if trainer.global_rank == 1 and trainer.datamodule.dataset.boundary == 300:
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            if trainer.global_rank == 1 and trainer.datamodule.progress.rollout_end == 300:
                 trainer.datamodule.stop()
 
     fit_in_ranks(
         2,
         make,
         TargetSync(every_n_grad_steps=10),
-        Witness(),
+        RankRecorder(),
         StopSecond(),
         enable_checkpointing=False,
     )
-    assert [witness["counts"].env_steps for witness in witnesses(2)] == [300, 300]
+    assert [recording["counts"].env_steps for recording in recordings(2)] == [300, 300]
 
 
-def test_the_run_does_not_depend_on_the_rollouts_length_on_several_ranks_either() -> None:
+def test_the_run_of_several_ranks_does_not_depend_on_the_rollout_length() -> None:
     runs = []
     for rollout_env_steps in (1, 7, 200):
         fit_in_ranks(
             2,
             partial(make, rollout_env_steps=rollout_env_steps, num_envs=2),
             TargetSync(every_n_env_steps=11),
-            Witness(),
+            RankRecorder(),
             enable_checkpointing=False,
         )
-        runs.append([w["parameters"] + [w["rows"]["obs"]] for w in witnesses(2)])
+        runs.append([w["parameters"] + [w["rows"]["obs"]] for w in recordings(2)])
     assert differences(runs[0], runs[1]) == []
     assert differences(runs[0], runs[2]) == []
+
+
+# Lost ranks -------------------------------------------------------------------------------------
+
+
+def test_a_frozen_rank_ends_the_other_rank_and_is_named(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    store = Path("store").resolve()
+
+    def run(rank: int) -> None:
+        dist.init_process_group("gloo", init_method=f"file://{store}", world_size=2, rank=rank)
+        anything: Any = None
+        RankWatch(timeout_s=2.0, grace_s=0.5).setup(anything, anything, "fit")
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        distributed.all_reduce_max(rank)  # rank 0 waits here
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=run, args=(rank,)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    processes[0].join(30)
+    processes[1].kill()
+    processes[1].join()
+    assert processes[0].exitcode == 1
+    assert "rank 1 (" in capfd.readouterr().err
+
+
+def test_a_fit_right_after_a_failed_fit_is_watched_by_a_single_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+    def fit_twice() -> tuple[int, str | None]:
+        anything: Any = None
+        watch = RankWatch()
+        watch.setup(anything, anything, "fit")
+        watch.on_exception(anything, anything, ValueError())
+        watch.setup(anything, anything, "fit")
+        time.sleep(2.0)  # a thread that was told to end does so within a second
+        names = [thread.name for thread in threading.enumerate()]
+        distributed.all_reduce_max(0)  # until both ranks have looked
+        watch.teardown(anything, anything, "fit")
+        return names.count("rank-watch"), watch.lost
+
+    assert in_ranks(2, fit_twice) == [(1, None), (1, None)]
 
 
 # Exploration ------------------------------------------------------------------------------------
 
 
-def test_the_ladder_of_epsilons_is_apex() -> None:
+def test_the_epsilon_ladder_equals_that_of_ape_x() -> None:
     rng = np.random.default_rng(0)
     actor = EpsilonGreedy(Constant(0.4), 2, rng, ladder(4))
     obs, steps = torch.zeros(4, 1), 20_000
@@ -358,114 +457,99 @@ def test_the_ladder_of_epsilons_is_apex() -> None:
     np.testing.assert_allclose(explored, wanted, atol=4 * np.sqrt(0.25 / steps))
 
 
-def test_the_ladder_reaches_over_the_environments_of_all_ranks() -> None:
+def test_the_epsilon_ladder_spans_the_environments_of_all_ranks() -> None:
     def exponents() -> Any:
-        data = DQNDataModule("toy/Walk-v0", num_envs=2, epsilon_ladder=True)
-        return data._make_collector().actor.exponents.tolist()
+        data = make_datamodule("toy/Walk-v0", num_envs=2, ladder=True)
+        return data.collectors.training(
+            torch.device("cpu"), 0, data.progress
+        ).actor.exponents.tolist()
 
     assert np.concatenate(in_ranks(2, exponents)).tolist() == ladder(4).tolist()
 
 
-# Going on ---------------------------------------------------------------------------------------
+# Resuming ---------------------------------------------------------------------------------------
 
 
 def fit_saved(
-    number: int, folder: str, total: int, ckpt_path: str | None = None, **settings: Any
+    number: int, directory: str, total: int, ckpt_path: str | None = None, **settings: Any
 ) -> None:
     fit_in_ranks(
         number,
         partial(make, total_env_steps=total, eval_every_env_steps=400, **settings),
         TargetSync(every_n_episodes=2),
-        EpisodeLog(picture=False),
+        EpisodeLog(save_plots=False),
         FullState(),
         Checkpoints(every_n_env_steps=150, keep_last=2),
-        logger=CSVLog(Path(folder)),
+        logger=CSVLogger(Path(directory)),
         ckpt_path=ckpt_path,
         log_every_n_steps=7,
     )
 
 
-def saved(folder: str, number: int) -> dict[str, Any]:
-    """Everything a run left behind, but for how its rows are cut into files."""
-    run = Path(folder)
-    last = torch.load(run / "last.ckpt", weights_only=True)
-    of_ranks = []
-    for rank, name in enumerate(last["full_state"]["files"]):
-        side = run / "state" / f"rank-{rank}"
-        state = torch.load(side / name, weights_only=True)
-        pieces = [torch.load(side / file, weights_only=True) for *_, file in state.pop("pieces")]
-        length = state["collector"]["replay"]["time"]
-        rows = {column: torch.cat([p[column] for p in pieces])[:length] for column in pieces[0]}
-        of_ranks.append({**state, "rows": rows})
-        assert {p.name for p in side.glob("[0-9]*")} >= {name}
-    assert len(of_ranks) == number
-    wanted = ("state_dict", "optimizer_states", "clock", "told", "means", "callbacks")
-    return {
-        **{key: last[key] for key in wanted},
-        "ranks": of_ranks,
-        "metrics": (run / "metrics.csv").read_text(),
-    }
-
-
 @pytest.mark.parametrize(
     "kind",
     [{}, {"network": BatchNormTorso}, {"sampler": Prioritized(uniform_share=0.1)}],
-    ids=["MLP", "batch normalisation", "priorities"],
+    ids=["MLP", "batch normalization", "priorities"],
 )
 @pytest.mark.parametrize("half", [400, 430])
-def test_a_run_of_two_ranks_in_two_parts_is_the_run_in_one(half: int, kind: Any) -> None:
+def test_a_resumed_run_of_two_ranks_equals_the_uninterrupted_run(half: int, kind: Any) -> None:
     more = {"num_envs": 2, "n_step": 3, **kind}
-    for folder in ("one", "two"):
-        Path(folder).mkdir()
+    for directory in ("one", "two"):
+        Path(directory).mkdir()
     fit_saved(2, "one", 800, **more)
     fit_saved(2, "two", half, **more)
     fit_saved(2, "two", 800, "two/last.ckpt", **more)
-    ours, theirs = saved("one", 2), saved("two", 2)
-    assert ours["clock"][2] > 150
+    ours, theirs = read_run("one", 2), read_run("two", 2)
+    assert ours["dqn_lightning"]["progress"]["grad_steps"] > 150
     assert not torch.equal(*(rank["rows"]["obs"] for rank in ours["ranks"]))
     assert differences(ours, theirs) == []
 
 
-def test_another_number_of_ranks_is_refused_or_deals_the_rows_out_anew() -> None:
-    for folder in ("run", "more", "fewer", "without"):
-        Path(folder).mkdir()
+def test_another_number_of_ranks_is_rejected_or_redistributes_the_rows() -> None:
+    for directory in ("run", "more", "fewer", "without"):
+        Path(directory).mkdir()
     fit_saved(2, "run", 400)
-    refusal = "made by 2 ranks, not 3; --data.reshare_replay=true deals"
-    with pytest.raises(Exception, match=refusal):
+    message = "2 ranks, not 3.*--data.resume.redistribute_replay=true"
+    with pytest.raises(Exception, match=message):
         fit_saved(3, "more", 800, "run/last.ckpt")
-    fit_saved(3, "more", 600, "run/last.ckpt", reshare_replay=True)
-    fit_saved(1, "fewer", 600, "run/last.ckpt", reshare_replay=True)
-    before = saved("run", 2)
-    for folder, number in (("more", 3), ("fewer", 1)):
-        after = saved(folder, number)
-        assert after["clock"][2] > before["clock"][2]
+    fit_saved(3, "more", 600, "run/last.ckpt", redistribute_replay=True)
+    fit_saved(1, "fewer", 600, "run/last.ckpt", redistribute_replay=True)
+    before = read_run("run", 2)
+    for directory, number in (("more", 3), ("fewer", 1)):
+        after = read_run(directory, number)
+        grad_steps = [run["dqn_lightning"]["progress"]["grad_steps"] for run in (before, after)]
+        assert grad_steps[0] < grad_steps[1]
         seen = torch.cat([of_rank["rows"]["obs"] for of_rank in before["ranks"]])
         kept = torch.cat([of_rank["rows"]["obs"] for of_rank in after["ranks"]])
         known = {tuple(obs) for obs in kept.flatten(0, 1).tolist()}
         assert all(tuple(obs) in known for obs in seen.flatten(0, 1).tolist())
 
 
-def test_state_of_ranks_that_are_no_more_goes_with_the_last_checkpoint_of_theirs() -> None:
+def test_state_of_removed_ranks_is_deleted_with_their_last_checkpoint() -> None:
     Path("run").mkdir()
     fit_saved(2, "run", 400)
     assert Path("run/state/rank-1").is_dir()
-    fit_saved(1, "run", 450, "run/last.ckpt", reshare_replay=True)
-    assert any(Path("run/state/rank-1").iterdir())  # one of the two checkpoints is still of two
+    fit_saved(1, "run", 450, "run/last.ckpt", redistribute_replay=True)
+    assert any(
+        Path("run/state/rank-1").iterdir()
+    )  # one of the two checkpoints was saved by two ranks
     fit_saved(1, "run", 600, "run/last.ckpt")
     assert {path.name for path in Path("run/state").iterdir()} == {"rank-0"}
 
 
-def test_state_that_one_rank_misses_is_missed_by_all() -> None:
+def test_state_missing_on_one_rank_is_reported_on_all_ranks() -> None:
     Path("run").mkdir()
     fit_saved(2, "run", 400)
     (state,) = (Path("run") / "state" / "rank-1").glob("400-*")
     state.unlink()
-    with pytest.raises(Exception, match=r"cannot be read.*\(rank 1\); --data.require_replay=false"):
+    with pytest.raises(
+        Exception, match=r"cannot be read.*\(rank 1\); --data.resume.require_replay=false"
+    ):
         fit_saved(2, "run", 800, "run/last.ckpt")
     fit_saved(2, "run", 800, "run/last.ckpt", require_replay=False)
 
 
-def test_predict_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "count", lambda: 2)
+def test_predict_requires_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match=r"--trainer\.devices 1"):
-        DQNDataModule().setup("predict")
+        make_datamodule().setup("predict")

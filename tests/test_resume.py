@@ -1,11 +1,10 @@
-"""A run that was stopped and goes on is the same run, bit for bit."""
+"""A run that stops and resumes equals the uninterrupted run, bit for bit."""
 
-import os
+import functools
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,116 +15,99 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
-from dqn_lightning import DQNDataModule, DQNModule, files
-from dqn_lightning.callbacks import Checkpoints, FullState, TargetSync, full_state
-from dqn_lightning.cli import DQNCLI, main
-
-ROOT = Path(__file__).parents[1]
-CARTPOLE = ROOT / "configs" / "cartpole.yaml"
-WALL_CLOCK = "Timing"
-
-
-def fit(config: str, name: str, *flags: str) -> None:
-    settings = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-    file = ROOT / "configs" / f"{config}.yaml"
-    assert main(["fit", "--config", str(file), "--run_name", name, *settings, *flags]) == 0
-
-
-def go_on(name: str, *flags: str, checkpoint: str = "last.ckpt") -> None:
-    settings = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-    assert main(["fit", "--ckpt_path", f"checkpoints/{name}/{checkpoint}", *settings, *flags]) == 0
-
-
-def differences(ours: Any, theirs: Any, place: str = "") -> list[str]:
-    """Where two nested states differ in any bit."""
-    if type(ours) is not type(theirs):
-        return [place]
-    if isinstance(ours, torch.Tensor):
-        return [] if torch.equal(ours, theirs) else [place]
-    if isinstance(ours, dict):
-        if ours.keys() != theirs.keys():
-            return [f"{place}: {ours.keys() ^ theirs.keys()}"]
-        return [d for k in ours for d in differences(ours[k], theirs[k], f"{place}/{k}")]
-    if isinstance(ours, (list, tuple)):
-        if len(ours) != len(theirs):
-            return [f"{place}: {len(ours)} and {len(theirs)}"]
-        pairs = enumerate(zip(ours, theirs, strict=True))
-        return [d for i, pair in pairs for d in differences(*pair, f"{place}/{i}")]
-    return [] if ours == theirs else [f"{place}: {ours} and {theirs}"]
-
-
-def whole_state(name: str) -> dict[str, Any]:
-    """Everything a run left behind that does not depend on the wall clock."""
-    folder = Path("checkpoints", name)
-    last = torch.load(folder / "last.ckpt", weights_only=True)
-    callbacks = {k: v for k, v in last["callbacks"].items() if not k.startswith(WALL_CLOCK)}
-    (reference,) = last["full_state"]["files"]
-    side = torch.load(folder / "state" / "rank-0" / reference, weights_only=True)
-    pieces = side.pop("pieces")
-    time_now, slots = side["collector"]["replay"]["time"], side["collector"]["replay"]["slots"]
-    rows: dict[str, Any] = {}
-    for start, stop, file in pieces:
-        columns = torch.load(folder / "state" / "rank-0" / file, weights_only=True)
-        for number in range(max(start, time_now - slots + 1), stop):
-            known = ("obs", "episode_step", "boundary") if number == time_now else columns
-            rows[str(number)] = {column: columns[column][number - start] for column in known}
-    wanted = ("state_dict", "optimizer_states", "lr_schedulers", "clock", "told", "means")
-    best = folder / "best.ckpt"
-    return {
-        **{key: last[key] for key in wanted},
-        "counts": last["DQNDataModule"],
-        "callbacks": callbacks,
-        "side": side,
-        "rows": rows,
-        "best": torch.load(best, weights_only=True)["state_dict"] if best.exists() else None,
-        "metrics": (folder / "metrics.csv").read_text(),
-    }
-
-
-def assert_same_run(first: str, second: str) -> None:
-    ours, theirs = whole_state(first), whole_state(second)
-    assert len(ours["rows"]) > 50
-    assert ours["clock"][2] > 0
-    assert differences(ours, theirs) == []
-
-
-CARTPOLE_SHORT = (
-    "--data.learning_starts_env_steps=200",
-    "--data.train_every_env_steps=8",
-    "--data.updates_per_train=4",
-    "--data.eval_every_env_steps=400",
-    "--data.eval_episodes=3",
-    "--trainer.log_every_n_steps=7",
+from dqn_lightning import DQNModule
+from dqn_lightning.callbacks import Checkpoints, FullState, TargetSync
+from dqn_lightning.checkpointing import files, store
+from dqn_lightning.cli.app import DQNCLI
+from dqn_lightning.cli.main import main
+from tests.helpers.commands import ROOT, read_files
+from tests.helpers.processes import command, environment
+from tests.helpers.settings import make_datamodule
+from tests.helpers.states import (
+    CARTPOLE_SHORT,
+    assert_same_run,
+    differences,
+    progress_of,
+    read_checkpoint,
+    read_rank,
+    read_run,
 )
-EVERYTHING_AT_400 = (*CARTPOLE_SHORT, "--checkpoints.every_n_env_steps=400")
+
+pytestmark = pytest.mark.processes  # runs whole commands
+
+QUIET = ("--trainer.logger=false", "--trainer.enable_progress_bar=false")
+
+
+def length(env_steps: int) -> str:
+    return f"--data.schedule.total_env_steps={env_steps}"
+
+
+def fit(config: str, name: str, *flags: str) -> Path:
+    """Train a new run; return its directory."""
+    file = ROOT / "configs" / f"{config}.yaml"
+    assert main(["fit", "--config", str(file), "--run_name", name, *QUIET, *flags]) == 0
+    return Path("checkpoints", name)
+
+
+def resume(run: Path, *flags: str, checkpoint: str = "last.ckpt") -> None:
+    assert main(["fit", "--ckpt_path", str(run / checkpoint), *QUIET, *flags]) == 0
+
+
+@pytest.fixture(scope="session")
+def train_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that trains a run without interruption; equal arguments share one run."""
+
+    @functools.cache
+    def train(config: str, *flags: str) -> Path:
+        directory = tmp_path_factory.mktemp("uninterrupted")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(directory)
+            return directory / fit(config, "run", *flags)
+
+    return train
+
+
+# The resumed run equals the uninterrupted run ---------------------------------------------------
+
+NARROW = "--model.network.init_args.widths=[32]"
+ALL_DUE_AT_400 = (*CARTPOLE_SHORT, "--checkpoints.every_n_env_steps=400")
 
 CASES = {
-    "cartpole, all at once": ("cartpole", EVERYTHING_AT_400, 400),
-    "cartpole, nothing at that step": ("cartpole", CARTPOLE_SHORT, 437),
-    "cartpole, short rollouts": ("cartpole", (*CARTPOLE_SHORT, "--data.rollout_env_steps=7"), 437),
-    "a ring that wraps": ("cartpole", (*CARTPOLE_SHORT, "--data.capacity=300"), 437),
-    "n-step, frames, native vector": (
+    "evaluation, save and end at the same step": ("cartpole", ALL_DUE_AT_400, 400),
+    "nothing due at the last step": ("cartpole", CARTPOLE_SHORT, 437),
+    "short rollouts": (
         "cartpole",
-        (*CARTPOLE_SHORT, "--data.n_step=5", "--data.num_envs=3", "--data.frame_stack=2"),
+        (*CARTPOLE_SHORT, "--data.schedule.rollout_env_steps=7"),
         437,
     ),
-    "priorities, n that shrinks, frames, a ring that wraps": (
+    "full replay": ("cartpole", (*CARTPOLE_SHORT, "--data.replay.capacity=300"), 437),
+    "n-step returns, frame stack, native vector environment": (
         "cartpole",
         (
             *CARTPOLE_SHORT,
-            "--data.capacity=300",
-            "--data.num_envs=3",
-            "--data.frame_stack=2",
-            "--data.n_step=dqn_lightning.Linear",
-            "--data.n_step.start=5",
-            "--data.n_step.end=1",
-            "--data.n_step.steps=700",
-            "--data.sampler=dqn_lightning.replay.Prioritized",
-            "--data.sampler.uniform_share=0.1",
-            "--data.sampler.beta=dqn_lightning.Linear",
-            "--data.sampler.beta.start=0.4",
-            "--data.sampler.beta.end=1.0",
-            "--data.sampler.beta.steps=800",
+            "--data.replay.n_step=5",
+            "--data.env.num_envs=3",
+            "--data.replay.frame_stack=2",
+        ),
+        437,
+    ),
+    "priorities, scheduled n, frame stack, full replay": (
+        "cartpole",
+        (
+            *CARTPOLE_SHORT,
+            "--data.replay.capacity=300",
+            "--data.env.num_envs=3",
+            "--data.replay.frame_stack=2",
+            "--data.replay.n_step=dqn_lightning.Linear",
+            "--data.replay.n_step.start=5",
+            "--data.replay.n_step.end=1",
+            "--data.replay.n_step.steps=700",
+            "--data.replay.sampler=dqn_lightning.replay.Prioritized",
+            "--data.replay.sampler.uniform_share=0.1",
+            "--data.replay.sampler.beta=dqn_lightning.Linear",
+            "--data.replay.sampler.beta.start=0.4",
+            "--data.replay.sampler.beta.end=1.0",
+            "--data.replay.sampler.beta.steps=800",
         ),
         437,
     ),
@@ -133,9 +115,10 @@ CASES = {
         "cartpole",
         (
             *CARTPOLE_SHORT,
-            "--data.n_step=3",
-            "--data.epsilon=0",
-            "--data.sampler=dqn_lightning.replay.Prioritized",
+            NARROW,
+            "--data.replay.n_step=3",
+            "--data.exploration.epsilon=0",
+            "--data.replay.sampler=dqn_lightning.replay.Prioritized",
             "--model.objective=dqn_lightning.losses.C51",
             "--model.objective.double=true",
             "--model.objective.v_max=100",
@@ -144,43 +127,45 @@ CASES = {
         ),
         437,
     ),
-    "quantiles at random, noise, two environments": (
+    "IQN, noisy layers, two environments": (
         "cartpole",
         (
             *CARTPOLE_SHORT,
-            "--data.num_envs=2",
+            NARROW,
+            "--data.env.num_envs=2",
             "--model.objective=dqn_lightning.losses.IQN",
             "--model.noisy=true",
         ),
         437,
     ),
-    "quantiles": (
+    "QR-DQN": (
         "cartpole",
         (
             *CARTPOLE_SHORT,
+            NARROW,
             "--model.objective=dqn_lightning.losses.QRDQN",
             "--model.objective.num_quantiles=8",
         ),
         437,
     ),
-    "several in turn": (
+    "synchronous vector environment": (
         "acrobot",
-        (*CARTPOLE_SHORT, "--data.num_envs=3", "--data.env_kwargs.max_episode_steps=60"),
+        (*CARTPOLE_SHORT, "--data.env.num_envs=3", "--data.env.kwargs.max_episode_steps=60"),
         437,
     ),
-    "several in processes": (
+    "asynchronous vector environment": (
         "cartpole",
-        (*CARTPOLE_SHORT, "--data.num_envs=3", "--data.vectorization=async"),
+        (*CARTPOLE_SHORT, "--data.env.num_envs=3", "--data.env.vectorization=async"),
         437,
     ),
-    "episodes that are played again": ("lunarlander", CARTPOLE_SHORT, 437),
-    "episodes played again, in processes": (
+    "environment restored by replaying its episode": ("lunarlander", CARTPOLE_SHORT, 437),
+    "asynchronous environments restored by replaying": (
         "lunarlander",
-        (*CARTPOLE_SHORT, "--data.num_envs=2", "--data.vectorization=async"),
+        (*CARTPOLE_SHORT, "--data.env.num_envs=2", "--data.env.vectorization=async"),
         437,
     ),
-    "a table": ("taxi", CARTPOLE_SHORT, 437),
-    "target by episodes": (
+    "table of states": ("taxi", CARTPOLE_SHORT, 437),
+    "target sync by episodes": (
         "cartpole",
         (
             *CARTPOLE_SHORT,
@@ -189,86 +174,103 @@ CASES = {
         ),
         437,
     ),
-    "the PyTorch tutorial": (
+    "PyTorch tutorial": (
         "pytorch_tutorial",
-        ("--data.total_episodes=null", "--data.eval_every_env_steps=160", "--data.eval_episodes=2"),
-        150,
+        (
+            "--data.schedule.total_episodes=null",
+            "--data.schedule.learning_starts_env_steps=40",
+            "--data.replay.batch_size=32",
+            "--data.evaluation.every_env_steps=80",
+            "--data.evaluation.episodes=1",
+        ),
+        75,
     ),
-    "MorvanZhou's tutorial": (
+    "MorvanZhou tutorial": (
         "morvan_tutorial",
-        ("--data.total_episodes=null", "--data.eval_every_env_steps=2200"),
+        ("--data.schedule.total_episodes=null", "--data.evaluation.every_env_steps=2200"),
         2_133,
     ),
-    "from the screen": (
+    "images": (
         "cartpole_pixels",
         (
-            "--data.learning_starts_env_steps=60",
-            "--data.eval_every_env_steps=210",
-            "--data.eval_episodes=2",
+            "--data.schedule.learning_starts_env_steps=60",
+            "--data.replay.batch_size=16",
+            "--data.evaluation.every_env_steps=100",
+            "--data.evaluation.episodes=1",
         ),
-        230,
+        110,
     ),
+}
+STARTS_PROCESSES = {
+    "asynchronous vector environment",
+    "asynchronous environments restored by replaying",
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_run_in_two_parts_is_the_run_in_one(case: str) -> None:
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.processes] if case in STARTS_PROCESSES else [])
+        for case in CASES
+    ],
+)
+def test_a_run_in_two_parts_equals_the_uninterrupted_run(
+    case: str, train_once: Callable[..., Path]
+) -> None:
     config, flags, half = CASES[case]
     if config == "lunarlander":
         pytest.importorskip("Box2D", reason="needs the extra box2d")
     if config == "taxi" and "Taxi-v4" not in gym.registry:
-        pytest.skip("this Gymnasium has no Taxi-v4")
-    fit(config, "one", *flags, f"--data.total_env_steps={2 * half}")
-    fit(config, "two", *flags, f"--data.total_env_steps={half}")
-    go_on("two", f"--data.total_env_steps={2 * half}")
-    assert_same_run("one", "two")
+        pytest.skip("this version of Gymnasium has no Taxi-v4")
+    two = fit(config, "two", *flags, length(half))
+    resume(two, length(2 * half))
+    assert_same_run(train_once(config, *flags, length(2 * half)), two)
 
 
-def test_a_run_goes_on_with_another_engine_as_the_same_run() -> None:
-    """Engines execute the same operations, and what they keep is not saved."""
-    fit("cartpole", "one", *CARTPOLE_SHORT, "--data.total_env_steps=900")
-    fit("cartpole", "two", *CARTPOLE_SHORT, "--data.total_env_steps=300")
-    go_on("two", "--data.total_env_steps=600", "--model.engine=eager")
-    go_on("two", "--data.total_env_steps=900", "--model.engine=traced")
-    assert_same_run("one", "two")
+def test_a_run_resumed_with_other_engines_equals_the_uninterrupted_run(
+    train_once: Callable[..., Path],
+) -> None:
+    two = fit("cartpole", "two", *CARTPOLE_SHORT, length(300))
+    resume(two, length(600), "--model.engine=eager")
+    resume(two, length(900), "--model.engine=recorded")
+    assert_same_run(train_once("cartpole", *CARTPOLE_SHORT, length(900)), two)
 
 
-def test_a_run_in_four_parts_is_the_run_in_one() -> None:
-    fit("cartpole", "one", *CARTPOLE_SHORT, "--data.total_env_steps=900")
-    fit("cartpole", "four", *CARTPOLE_SHORT, "--data.total_env_steps=250")
-    for steps in (251, 800, 900):
-        go_on("four", f"--data.total_env_steps={steps}")
-    assert_same_run("one", "four")
+def test_a_run_in_four_parts_equals_the_uninterrupted_run(train_once: Callable[..., Path]) -> None:
+    four = fit("cartpole", "four", *CARTPOLE_SHORT, length(250))
+    for env_steps in (251, 800, 900):
+        resume(four, length(env_steps))
+    assert_same_run(train_once("cartpole", *CARTPOLE_SHORT, length(900)), four)
 
 
-def test_small_pieces_of_rows_are_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = (*CARTPOLE_SHORT, "--data.capacity=300", "--data.num_envs=2")
-    fit("cartpole", "one", *flags, "--data.total_env_steps=900")
-    monkeypatch.setattr(full_state, "_PIECE_BYTES", 70 * 20)
-    often = "--checkpoints.every_n_env_steps=50"
-    short = "--data.rollout_env_steps=25"
-    fit("cartpole", "two", *flags, often, short, "--data.total_env_steps=450")
-    go_on("two", "--data.total_env_steps=900")
-    assert_same_run("one", "two")
+def test_a_replay_in_many_small_pieces_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = (*CARTPOLE_SHORT, "--data.replay.capacity=300", "--data.env.num_envs=2")
+    one = fit("cartpole", "one", *flags, length(900))
+    monkeypatch.setattr(store, "PIECE_BYTES", 70 * 20)
+    often = ("--checkpoints.every_n_env_steps=50", "--data.schedule.rollout_env_steps=25")
+    two = fit("cartpole", "two", *flags, *often, length(450))
+    resume(two, length(900))
+    assert len(list((two / "state" / "rank-0").glob("rows-*"))) > 3
+    assert_same_run(one, two)
 
 
 class StopAt(Callback):
-    """Asks the run to stop, as a signal does, when something has been counted so often."""
+    """Stop the run, as a signal does, at the n-th call of a method."""
 
     def __init__(self, owner: Callable[[Any], Any], name: str, count: int) -> None:
         self.owner, self.name, self.count = owner, name, count
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         owner = self.owner(trainer)
-        call = getattr(owner, self.name)
+        method = getattr(owner, self.name)
 
-        def counting(*args: Any, **kwargs: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
             self.count -= 1
             if self.count == 0:
                 trainer.datamodule.stop()
-            return call(*args, **kwargs)
+            return method(*args, **kwargs)
 
-        setattr(owner, self.name, counting)
+        setattr(owner, self.name, counted)
 
 
 def collector_of(trainer: Any) -> Any:
@@ -279,17 +281,19 @@ def collector_of(trainer: Any) -> Any:
     ("owner", "name", "count"),
     [
         (lambda trainer: collector_of(trainer), "step", 333),
-        (lambda trainer: collector_of(trainer).replay, "draw", 61),
-        (lambda trainer: collector_of(trainer).replay, "draw", 62),
+        (lambda trainer: collector_of(trainer).replay, "sample", 61),
+        (lambda trainer: collector_of(trainer).replay, "sample", 62),
         (lambda trainer: trainer.lightning_module, "act", 5),
     ],
     ids=["at a step", "at an update", "between updates of one step", "in an evaluation"],
 )
-def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not_been(
-    owner: Any, name: str, count: int, monkeypatch: pytest.MonkeyPatch
+def test_a_run_stopped_anywhere_resumes_as_the_uninterrupted_run(
+    owner: Any,
+    name: str,
+    count: int,
+    train_once: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    length = "--data.total_env_steps=900"
-    fit("cartpole", "one", *CARTPOLE_SHORT, length)
     with monkeypatch.context() as patch:
         instantiate = DQNCLI.instantiate_trainer
 
@@ -299,29 +303,30 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not_been(
             return trainer
 
         patch.setattr(DQNCLI, "instantiate_trainer", with_stop)
-        fit("cartpole", "two", *CARTPOLE_SHORT, length)
-    stopped_at = torch.load("checkpoints/two/last.ckpt", weights_only=True)["clock"][0]
-    assert 200 < stopped_at <= 400
-    go_on("two")
-    assert_same_run("one", "two")
+        two = fit("cartpole", "two", *CARTPOLE_SHORT, length(900))
+    assert 200 < progress_of(two)["env_steps"] <= 400
+    resume(two)
+    assert_same_run(train_once("cartpole", *CARTPOLE_SHORT, length(900)), two)
 
 
-def command(*arguments: str) -> list[str]:
-    quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-    return [sys.executable, str(ROOT / "train.py"), "fit", *quiet, *arguments]
+def fit_command(*arguments: str) -> list[str]:
+    return command("fit", *QUIET, *arguments)
 
 
+@pytest.mark.processes
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
 )
-def test_a_signal_ends_a_run_that_goes_on_in_another_process(
-    number: signal.Signals, code: int, tmp_path: Path
+def test_a_run_stopped_by_a_signal_resumes_in_another_process(
+    number: signal.Signals, code: int, train_once: Callable[..., Path]
 ) -> None:
-    flags = (*CARTPOLE_SHORT, "--data.total_env_steps=4000")
+    flags = (*CARTPOLE_SHORT, NARROW, length(4000))
     process = subprocess.Popen(
-        command("--run_name=two", *flags), cwd=tmp_path, stderr=subprocess.PIPE
+        fit_command("--run_name=two", *flags), stderr=subprocess.PIPE, env=environment()
     )
-    table = tmp_path / "checkpoints" / "two" / "metrics.csv"
+    two = Path("checkpoints", "two")
+    table = two / "metrics.csv"
     deadline = time.monotonic() + 60
     while not (table.exists() and table.read_text().count("\n") > 3):
         assert time.monotonic() < deadline
@@ -329,301 +334,413 @@ def test_a_signal_ends_a_run_that_goes_on_in_another_process(
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code, error
-    assert b"stopping after this step, then saving" in error
-    stopped_at = torch.load(table.parent / "last.ckpt", weights_only=True)["clock"][0]
-    assert 0 < stopped_at < 4000
-    again = command("--ckpt_path=last", "--run_name=two")
-    finished = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert b"stopping" in error
+    assert 0 < progress_of(two)["env_steps"] < 4000
+    finished = subprocess.run(
+        fit_command("--ckpt_path=last", "--run_name=two"),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environment(),
+    )
     assert finished.returncode == 0, finished.stderr
-    os.chdir(tmp_path)
-    fit("cartpole", "one", *flags)
-    assert_same_run("one", "two")
+    assert_same_run(train_once("cartpole", *flags), two)
 
 
-def test_a_run_made_in_python_goes_on_too() -> None:
-    def train(folder: str, steps: int, checkpoint: str | None = None) -> dict[str, Any]:
-        seed_everything(1 if checkpoint is None else 2, verbose=False)
-        data = DQNDataModule(
-            total_env_steps=steps, learning_starts_env_steps=50, eval_every_env_steps=None
-        )
-        module = DQNModule(data.obs_shape, data.num_actions)
-        Trainer(
-            max_epochs=-1,
-            accelerator="cpu",
-            logger=False,
-            default_root_dir=folder,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[TargetSync(every_n_grad_steps=50), FullState(), Checkpoints()],
-        ).fit(module, datamodule=data, ckpt_path=checkpoint)
-        return dict(module.state_dict())
-
-    one = train("one", 300)
-    train("two", 170)
-    assert differences(one, train("two", 300, "two/last.ckpt")) == []
+# In Python --------------------------------------------------------------------------------------
 
 
-# What may change, what may not, and what is missing ---------------------------------------------
+def fit_in_python(
+    directory: str,
+    env_steps: int,
+    *callbacks: Callback,
+    seed: int = 1,
+    ckpt_path: str | None = None,
+    **settings: Any,
+) -> DQNModule:
+    """Train in Python; a run that resumes is given another seed, which must not matter."""
+    seed_everything(seed if ckpt_path is None else seed + 1, verbose=False)
+    settings = {"learning_starts_env_steps": 50, "eval_every_env_steps": None, **settings}
+    data = make_datamodule(total_env_steps=env_steps, **settings)
+    module = DQNModule(data.obs_shape, data.num_actions)
+    Trainer(
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=directory,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[TargetSync(every_n_grad_steps=50), *(callbacks or (FullState(), Checkpoints()))],
+    ).fit(module, datamodule=data, ckpt_path=ckpt_path)
+    return module
+
+
+def state_of(directory: str) -> dict[str, Any]:
+    """Return the state of rank 0 in `last.ckpt`, with the rows of its replay."""
+    (name,) = read_checkpoint(directory)["full_state"]["files"]
+    return read_rank(Path(directory, "state", "rank-0"), name)
+
+
+def test_a_run_in_python_resumes_as_the_uninterrupted_run() -> None:
+    one = fit_in_python("one", 300)
+    fit_in_python("two", 170)
+    two = fit_in_python("two", 300, ckpt_path="two/last.ckpt")
+    assert differences(dict(one.state_dict()), dict(two.state_dict())) == []
+
+
+def test_a_second_fit_with_the_same_callbacks_saves_only_its_own_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Issue 21: the checkpoint of the second fit referred to the rows of the first fit."""
+    monkeypatch.setattr(store, "PIECE_BYTES", 4096)
+    callbacks = (FullState(), Checkpoints(every_n_env_steps=50))
+    fit_in_python("run", 400, *callbacks, seed=1)
+    first = state_of("run")
+    fit_in_python("run", 400, *callbacks, seed=3)
+    second = state_of("run")
+    fit_in_python("fresh", 400, seed=3)
+    assert differences(second, state_of("fresh")) == []
+    known = set(map(tuple, first["rows"]["obs"].flatten(0, 1).tolist()))
+    foreign = [obs in known for obs in map(tuple, second["rows"]["obs"].flatten(0, 1).tolist())]
+    assert len(foreign) > 400
+    assert not any(foreign)
+    # Resuming with the same callbacks again equals resuming in a new process.
+    resumed = fit_in_python("run", 600, *callbacks, ckpt_path="run/last.ckpt")
+    fresh = fit_in_python("fresh", 600, seed=3, ckpt_path="fresh/last.ckpt")
+    assert differences(dict(resumed.state_dict()), dict(fresh.state_dict())) == []
+    assert differences(state_of("run"), state_of("fresh")) == []
+
+
+def test_the_best_score_of_a_fit_does_not_survive_into_the_next() -> None:
+    """Issue 21: a second fit compared its evaluations with the best score of the first."""
+    checkpoints = Checkpoints()
+    evaluations = {"eval_every_env_steps": 100, "eval_episodes": 1}
+    fit_in_python("run", 200, FullState(), checkpoints, **evaluations)
+    checkpoints.best = 1_000.0
+    best = Path("run", "best.ckpt")
+    before = best.read_bytes()
+    fit_in_python("run", 200, FullState(), checkpoints, seed=3, **evaluations)
+    assert 0 < checkpoints.best <= 500
+    assert best.read_bytes() != before
+
+
+def test_a_run_resumed_into_another_directory_saves_all_its_rows_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "PIECE_BYTES", 4096)
+    for directory in ("one", "two"):
+        Path(directory).mkdir()
+    fit_in_python("one", 200)
+    fit_in_python("two", 300, ckpt_path="one/last.ckpt")
+    fit_in_python("one", 300)
+    assert differences(state_of("one"), state_of("two")) == []
+
+
+def test_a_run_resumed_by_an_absolute_path_shares_the_pieces_in_its_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "PIECE_BYTES", 4096)
+    fit_in_python("run", 300)
+    pieces = {path: path.stat().st_mtime_ns for path in Path("run").rglob("rows-*")}
+    fit_in_python("run", 400, ckpt_path=str(Path("run/last.ckpt").resolve()))
+    unchanged = [path for path, written in pieces.items() if mtime(path) == written]
+    assert len(unchanged) == len(pieces) - 1 > 1  # the newest piece has grown
+
+
+def mtime(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+# What may change, what must not, and what is missing --------------------------------------------
 
 
 @pytest.fixture
-def run() -> Path:
-    fit("cartpole", "run", *CARTPOLE_SHORT, "--data.total_env_steps=450")
-    return Path("checkpoints/run")
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def run(train_once: Callable[..., Path]) -> Path:
+    """A run of 450 environment steps, in the directory of this test."""
+    run = Path("checkpoints", "run")
+    shutil.copytree(train_once("cartpole", *CARTPOLE_SHORT, length(450)), run)
+    return run
 
 
 def learning_rate(run: Path) -> float:
-    last = torch.load(run / "last.ckpt", weights_only=True)
-    return float(last["optimizer_states"][0]["param_groups"][0]["lr"])
+    return float(read_checkpoint(run)["optimizer_states"][0]["param_groups"][0]["lr"])
 
 
-def test_flags_win_over_what_the_checkpoint_remembers(run: Path) -> None:
+def assert_refused(
+    run: Path, capsys: pytest.CaptureFixture[str], *words: str, flags: tuple[str, ...] = ()
+) -> None:
+    """Resuming must fail with one sentence that contains the words, and must change no file."""
+    before = read_files(run)
+    capsys.readouterr()
+    assert main(["fit", "--ckpt_path", str(run / "last.ckpt"), length(900), *flags]) == 2
+    error = capsys.readouterr().err
+    for word in words:
+        assert word in error
+    assert "Traceback" not in error
+    assert read_files(run) == before
+
+
+def test_flags_override_the_settings_of_the_checkpoint(run: Path) -> None:
     assert learning_rate(run) == 0.0023
-    go_on("run", "--data.total_env_steps=500")
+    resume(run, length(500))
     assert learning_rate(run) == 0.0023
-    go_on("run", "--data.total_env_steps=550", "--model.optimizer.init_args.lr=0.001")
+    resume(run, length(550), "--model.optimizer.init_args.lr=0.001")
     assert learning_rate(run) == 0.001
-    go_on("run", "--data.total_env_steps=600")  # its config.yaml remembers the flag
+    resume(run, length(600))  # the changed flag is stored in config.yaml
     assert learning_rate(run) == 0.001
 
 
-def test_constants_of_the_head_follow_the_flags() -> None:
+def test_the_number_of_acting_taus_may_change() -> None:
     objective = "--model.objective=dqn_lightning.losses.IQN"
-    fit("cartpole", "one", *CARTPOLE_SHORT, objective, "--data.total_env_steps=300")
-    more = "--model.objective.num_acting_fractions=40"
-    go_on("one", more, "--data.total_env_steps=400")  # with the 32 of before it could not act
+    run = fit("cartpole", "run", *CARTPOLE_SHORT, objective, length(300))
+    resume(run, "--model.objective.num_acting_taus=40", length(400))
+    assert progress_of(run)["env_steps"] == 400
 
 
 def test_a_changed_learning_rate_keeps_its_place_in_the_schedule() -> None:
-    short = (*CARTPOLE_SHORT, "--data.env_kwargs.max_episode_steps=50")
-    fit("acrobot", "run", *short, "--data.total_env_steps=400")
-    run = Path("checkpoints/run")
+    short = (*CARTPOLE_SHORT, "--data.env.kwargs.max_episode_steps=50")
+    run = fit("acrobot", "run", *short, length(400))
     before = learning_rate(run)
     assert 0.99 * 0.00063 < before < 0.00063
-    go_on("run", "--data.total_env_steps=408", "--model.optimizer.init_args.lr=0.0063")
+    resume(run, length(408), "--model.optimizer.init_args.lr=0.0063")
     assert 0.99 * 0.0063 < learning_rate(run) < 10 * before
 
 
-def test_the_length_and_evaluations_may_change(run: Path) -> None:
-    go_on("run", "--data.total_env_steps=900", "--data.eval_episodes=2")
-    assert torch.load(run / "last.ckpt", weights_only=True)["clock"][0] == 900
+def test_the_length_of_the_run_and_its_evaluations_may_change(run: Path) -> None:
+    resume(run, length(500), "--data.evaluation.episodes=2")
+    assert progress_of(run)["env_steps"] == 500
 
 
-def test_a_folder_can_be_moved(run: Path) -> None:
-    fit("cartpole", "one", *CARTPOLE_SHORT, "--data.total_env_steps=700")
+def test_a_run_directory_can_be_moved(run: Path, train_once: Callable[..., Path]) -> None:
     Path("elsewhere").mkdir()
     run.rename("elsewhere/two")
     moved = ["--ckpt_path", "elsewhere/two/last.ckpt", "--run_name=two"]
-    assert main(["fit", *moved, "--data.total_env_steps=700"]) == 0
-    # Under another name than its config's, it is another run, in the folder of all runs.
-    ours, theirs = whole_state("one"), whole_state("two")
+    assert main(["fit", *moved, *QUIET, length(700)]) == 0
+    # Its name differs from the one in its config, so it resumes as a new run in `checkpoints/`.
+    one = train_once("cartpole", *CARTPOLE_SHORT, length(700))
+    ours, theirs = read_run(one), read_run("checkpoints/two")
     for state in (ours, theirs):
         for name in ("metrics", "best", "callbacks"):
             del state[name]
     assert differences(ours, theirs) == []
 
 
-def test_another_id_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = everything(run)
-    assert main(["fit", "--ckpt_path=last", "--run_name=run", "--data.env_id=CartPole-v0"]) == 2
-    assert (
-        "data.env_id: the run was made with CartPole-v1, not CartPole-v0" in capsys.readouterr().err
-    )
-    assert everything(run) == before
-
-
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        (
-            "--data.env_kwargs.max_episode_steps=50",
-            "data.env_kwargs: the run was made with {}, not",
-        ),
-        (
-            "--model.optimizer=torch.optim.RMSprop",
-            "model.optimizer: the run was made with Adam, not",
-        ),
+        ("--data.env.id=CartPole-v0", ("data.env.id", "CartPole-v1", "CartPole-v0")),
+        ("--data.env.kwargs.max_episode_steps=50", ("data.env.kwargs", "{}", "50")),
+        ("--model.optimizer=torch.optim.RMSprop", ("model.optimizer", "Adam", "RMSprop")),
+        ("--data.replay.capacity=5000", ("data.replay.capacity", "size", "require_replay=false")),
+        ("--data.env.num_envs=2", ("data.env.num_envs", "size", "require_replay=false")),
     ],
 )
-def test_another_environment_or_optimiser_is_refused(
-    flag: str, words: str, run: Path, capsys: pytest.CaptureFixture[str]
+def test_another_environment_optimizer_or_replay_size_is_refused(
+    flag: str, words: tuple[str, ...], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = everything(run)
-    longer = ["fit", "--ckpt_path", str(run / "last.ckpt"), "--data.total_env_steps=900"]
-    assert main([*longer, flag]) == 2
-    assert words in capsys.readouterr().err
-    assert everything(run) == before
+    assert_refused(run, capsys, *words, flags=(flag,))
 
 
 @pytest.mark.parametrize(("every", "updates"), [(4, 4 * 112), (16, 4 * 28)])
-def test_another_rhythm_makes_up_for_nothing_and_waits_for_nothing(
+def test_a_changed_update_period_neither_catches_up_nor_waits(
     every: int, updates: int, run: Path
 ) -> None:
-    before = torch.load(run / "last.ckpt", weights_only=True)["clock"][2]
-    go_on("run", "--data.total_env_steps=900", f"--data.train_every_env_steps={every}")
-    after = torch.load(run / "last.ckpt", weights_only=True)["clock"][2]
-    assert after - before == pytest.approx(updates, abs=4)
-
-
-@pytest.mark.parametrize("flag", ["--data.capacity=5000", "--data.num_envs=2"])
-def test_a_replay_of_another_size_is_refused(
-    flag: str, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = everything(run)
-    assert main(["fit", "--ckpt_path", str(run / "last.ckpt"), flag]) == 2
-    error = capsys.readouterr().err
-    assert "data.capacity, data.num_envs: the replay was of another size" in error
-    assert "--data.require_replay=false goes on with an empty replay" in error
-    assert everything(run) == before
+    before = progress_of(run)["grad_steps"]
+    resume(run, length(900), f"--data.schedule.train_every_env_steps={every}")
+    assert progress_of(run)["grad_steps"] - before == pytest.approx(updates, abs=4)
 
 
 @pytest.mark.parametrize("kind", ["main", "state", "rows"])
-@pytest.mark.parametrize("damage", ["missing", "flipped", "cut"])
-def test_a_file_that_is_missing_or_damaged_is_named(
+@pytest.mark.parametrize("damage", ["missing", "flipped", "truncated"])
+def test_a_missing_or_damaged_file_is_named(
     kind: str,
     damage: str,
     run: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    side = run / "state" / "rank-0"
-    path = {"main": run / "last.ckpt", "state": next(side.glob("450-*"))}.get(kind)
-    path = path or next(side.glob("rows-*"))
-    whole = path.read_bytes()
+    directory = run / "state" / "rank-0"
+    pattern = {"main": "../../last.ckpt", "state": "450-*", "rows": "rows-*"}[kind]
+    path = next(directory.glob(pattern)).resolve()
+    complete = path.read_bytes()
     if damage == "missing":
         path.unlink()
     elif damage == "flipped":
-        path.write_bytes(whole[:1_000] + bytes([whole[1_000] ^ 1]) + whole[1_001:])
+        path.write_bytes(complete[:1_000] + bytes([complete[1_000] ^ 1]) + complete[1_001:])
     else:
-        path.write_bytes(whole[:-500])
-    before = everything(run)
-    longer = ["fit", "--ckpt_path", str(run / "last.ckpt"), "--data.total_env_steps=900"]
-    assert main(longer) == 2
-    error = capsys.readouterr().err
-    assert path.name in error
-    assert "Traceback" not in error
-    assert everything(run) == before
+        path.write_bytes(complete[:-500])
     if kind == "main":
+        assert_refused(run, capsys, "--ckpt_path", path.name)
         return
-    assert "--data.require_replay=false goes on with an empty replay" in error
-    assert main([*longer, "--data.require_replay=false"]) == 0
-    assert "going on from environment step 450 with an empty replay" in caplog.text
-    assert torch.load(run / "last.ckpt", weights_only=True)["clock"][0] == 900
+    assert_refused(run, capsys, path.name, "--data.resume.require_replay=false")
+    resume(run, length(500), "--data.resume.require_replay=false")
+    assert "environment step 450 with an empty replay" in caplog.text
+    assert progress_of(run)["env_steps"] == 500
 
 
-def test_weights_start_a_new_run(run: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before = everything(run)
-    quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-    flags = ["--ckpt_path", str(run / "best.ckpt"), "--data.total_env_steps=150", *quiet]
-    with pytest.warns(UserWarning, match="no update will be made"):
-        assert main(["fit", *flags]) == 0
-    assert "holds weights only: a new run starts from them" in caplog.text
-    assert everything(run) == before
-    tuned = torch.load("checkpoints/run-2/last.ckpt", weights_only=True)
-    best = torch.load(run / "best.ckpt", weights_only=True)["state_dict"]
-    assert differences(dict(tuned["state_dict"]), dict(best)) == []  # it has not learnt yet
-    assert tuned["clock"][0] == 150
+def change_state(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the content of the state file of `last.ckpt`, and let the checkpoint refer to it."""
+    directory, last = run / "state" / "rank-0", read_checkpoint(run)
+    (name,) = last["full_state"]["files"]
+    content = files.load_with_digest(directory / name, "source")
+    change(content)
+    last["full_state"]["files"] = [files.save_with_digest(content, directory, "450")]
+    files.save(last, run / "last.ckpt")
 
 
-def test_an_environment_that_cannot_be_repeated_is_cut_and_said(
+def test_rows_beyond_the_pending_row_are_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue 21: rows of another run were loaded although they were newer than the replay."""
+
+    def shorten(state: dict[str, Any]) -> None:
+        state["collector"]["replay"]["time"] -= 10
+
+    change_state(run, shorten)
+    assert_refused(run, capsys, "--ckpt_path", "another run")
+
+
+def test_missing_rows_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def remove(state: dict[str, Any]) -> None:
+        start, stop, name = state["pieces"][0]
+        state["pieces"] = [[start, 100, name], [110, stop, name]]
+
+    change_state(run, remove)
+    assert_refused(run, capsys, "--ckpt_path", "missing")
+
+
+def test_a_state_file_of_another_format_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_state(run, lambda state: state.update(format=2))
+    assert_refused(run, capsys, "--ckpt_path", "format 2", "format 1")
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = read_checkpoint(run)
+    last["dqn_lightning"]["format"] = 2
+    files.save(last, run / "last.ckpt")
+    assert_refused(run, capsys, "--ckpt_path", "format 2", "format 1")
+    assert main(["test", "--ckpt_path", str(run / "last.ckpt")]) == 2
+    assert "--ckpt_path" in capsys.readouterr().err
+
+
+def test_an_older_checkpoint_can_be_tested_and_played_but_not_resumed(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = read_checkpoint(run)
+    progress = last.pop("dqn_lightning")["progress"]
+    last["clock"] = [progress[name] for name in ("env_steps", "episodes", "grad_steps")]
+    files.save(last, run / "last.ckpt")
+    assert_refused(run, capsys, "--ckpt_path", "format 1")
+    path = str(run / "last.ckpt")
+    assert main(["test", "--ckpt_path", path, "--data.evaluation.test_episodes=2"]) == 0
+    assert main(["play", "--ckpt_path", path, "--out=play.gif", "--episodes=1"]) == 0
+    assert Path("play.gif").exists()
+
+
+def test_a_checkpoint_with_weights_only_initializes_a_new_run(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = read_files(run)
+    with pytest.warns(UserWarning, match="no update"):
+        resume(run, length(150), checkpoint="best.ckpt")
+    assert "weights only" in caplog.text
+    assert read_files(run) == before
+    tuned, best = read_checkpoint("checkpoints/run-2"), read_checkpoint(run, "best.ckpt")
+    assert differences(tuned["state_dict"], best["state_dict"]) == []  # no update was due
+    assert tuned["dqn_lightning"]["progress"]["env_steps"] == 150
+
+
+def test_episodes_of_an_environment_that_cannot_be_restored_are_truncated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    flags = ["--data.env_id=toy/Fickle-v0", *CARTPOLE_SHORT, "--data.eval_every_env_steps=null"]
-    fit("cartpole", "run", *flags, "--data.total_env_steps=300")
-    go_on("run", "--data.total_env_steps=400")
-    assert "running episodes are cut short" in caplog.text
-    side = Path("checkpoints/run/state/rank-0")
-    rows = torch.load(next(side.glob("rows-*")), weights_only=True)
+    flags = ["--data.env.id=toy/Fickle-v0", "--data.evaluation.every_env_steps=null"]
+    run = fit("cartpole", "run", *CARTPOLE_SHORT, *flags, length(300))
+    resume(run, length(400))
+    assert "truncated" in caplog.text
+    rows = torch.load(next((run / "state" / "rank-0").glob("rows-*")), weights_only=True)
     assert int(rows["truncated"].sum()) == 1
 
 
-def test_old_state_goes_with_the_last_checkpoint_that_refers_to_it() -> None:
+def test_state_files_are_deleted_with_the_last_checkpoint_that_refers_to_them() -> None:
     flags = (
+        *CARTPOLE_SHORT,
         "--checkpoints.every_n_env_steps=100",
         "--checkpoints.keep_last=3",
-        "--data.rollout_env_steps=50",
+        "--data.schedule.rollout_env_steps=50",
+        length(850),
     )
-    fit("cartpole", "run", *CARTPOLE_SHORT, *flags, "--data.total_env_steps=850")
-    run = Path("checkpoints/run")
+    run = fit("cartpole", "run", *flags)
     kept = sorted(path.name for path in run.glob("env_steps-*.ckpt"))
     assert kept == ["env_steps-700.ckpt", "env_steps-800.ckpt", "env_steps-850.ckpt"]
-    states = {
-        p.name.split("-")[0] for p in (run / "state" / "rank-0").glob("*") if p.name[0] != "r"
-    }
+    states = {path.name.split("-")[0] for path in (run / "state" / "rank-0").glob("[0-9]*")}
     assert states == {"700", "800", "850"}
+    uninterrupted = Path("checkpoints", "uninterrupted")
+    shutil.copytree(run, uninterrupted)
     for name in kept:
-        go_on("run", "--data.total_env_steps=850", checkpoint=name)
-    fit("cartpole", "one", *CARTPOLE_SHORT, *flags, "--data.total_env_steps=850")
-    assert_same_run("one", "run")
+        resume(run, length(850), checkpoint=name)
+        assert_same_run(uninterrupted, run)
 
 
-def test_a_run_folder_that_cannot_be_written_ends_the_run_with_the_file(
+def test_a_full_disk_ends_the_run_and_keeps_its_checkpoints(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = everything(run)
-
-    def full(value: Any, path: Any, **_: Any) -> None:
+    def save_to_full_disk(value: Any, path: Any, **_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(full_state.files.torch, "save", full)
-    longer = ["fit", "--ckpt_path", str(run / "last.ckpt"), "--data.total_env_steps=900"]
-    assert main([*longer, "--trainer.logger=false"]) == 1
+    before = read_files(run)
+    monkeypatch.setattr(torch, "save", save_to_full_disk)
+    assert main(["fit", "--ckpt_path", str(run / "last.ckpt"), *QUIET, length(900)]) == 1
     error = capsys.readouterr().err
-    assert "No space left on device" in error
-    assert "cannot be written" in error
-    assert str(run / "state" / "rank-0") in error
-    after = everything(run)
+    for words in ("No space left", "cannot be written", str(run / "state" / "rank-0")):
+        assert words in error
+    after = read_files(run)
     for name in ("last.ckpt", "best.ckpt"):
         assert after[str(run / name)] == before[str(run / name)]
     assert {name for name in after if "state" in name} == {n for n in before if "state" in n}
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.timeout(1_800)
-def test_a_run_that_is_killed_fifty_times_is_the_same_run(tmp_path: Path) -> None:
-    """With kill -9, at random moments: the newest whole checkpoint goes on exactly."""
+def test_a_run_killed_fifty_times_equals_the_uninterrupted_run() -> None:
+    """Processes are killed by SIGKILL at random moments; each resumes from `last.ckpt`."""
     flags = (
         *CARTPOLE_SHORT,
-        "--data.capacity=20000",
-        "--data.rollout_env_steps=50",
-        "--data.eval_every_env_steps=5000",
+        "--data.replay.capacity=20000",
+        "--data.schedule.rollout_env_steps=50",
+        "--data.evaluation.every_env_steps=5000",
         "--checkpoints.every_n_env_steps=100",
         "--checkpoints.keep_last=2",
-        "--data.total_env_steps=60000",
+        length(60_000),
     )
-    fit("cartpole", "one", *flags)
-    folder = Path("checkpoints", "two")
-    rng = random.Random(0)
-    killed, progress = 0, [0]
-    while killed < 50:
-        begun = (folder / "last.ckpt").exists()
-        if not begun and folder.exists():
-            shutil.rmtree(folder)
-        arguments = ["--ckpt_path=last", "--run_name=two"] if begun else ["--run_name=two", *flags]
-        process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL)
-        written = (folder / "last.ckpt").stat().st_mtime_ns if begun else 0
-        last = folder / "last.ckpt"
-        while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > written):
+    one, two = fit("cartpole", "one", *flags), Path("checkpoints", "two")
+    last, rng, progress = two / "last.ckpt", random.Random(0), [0]
+    for kills in range(50):
+        begun = last.exists()
+        if not begun:
+            shutil.rmtree(two, ignore_errors=True)
+        arguments = ["--ckpt_path=last"] if begun else flags
+        written = mtime(last)
+        process = subprocess.Popen(
+            fit_command("--run_name=two", *arguments), stderr=subprocess.DEVNULL, env=environment()
+        )
+        while process.poll() is None and mtime(last) == written:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.5))
-        assert process.poll() is None, f"it was over after {killed} kills; make it longer"
+        assert process.poll() is None, f"the run was over after {kills} kills; make it longer"
         process.kill()
         process.wait()
-        killed += 1
-        unfinished = [p for p in folder.rglob(".*") if p.is_file()]
+        unfinished = [path for path in two.rglob(".*") if path.is_file()]
         assert len(unfinished) <= 1, unfinished
-        checkpoint = files.load(folder / "last.ckpt", "it")
-        progress.append(checkpoint["clock"][0])
-        side = folder / "state" / "rank-0"
-        state = files.load(side / checkpoint["full_state"]["files"][0], "it")
-        for *_, name in state["pieces"]:
-            files.load(side / name, "it")
+        checkpoint = files.load(last, "source")
+        progress.append(checkpoint["dqn_lightning"]["progress"]["env_steps"])
+        store.SavedState(two, 0, checkpoint["full_state"]["files"][0], "source")  # checks all files
     assert progress == sorted(progress)
     assert progress[-1] > progress[1]
-    go_on("two")
-    assert not [p for p in folder.rglob(".*") if p.is_file()]
-    assert_same_run("one", "two")
+    resume(two)
+    assert not [path for path in two.rglob(".*") if path.is_file()]
+    assert_same_run(one, two)

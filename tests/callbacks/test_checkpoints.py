@@ -7,22 +7,21 @@ import torch
 
 from dqn_lightning import ConfigError, NonFiniteError
 from dqn_lightning.callbacks import Checkpoints
-from dqn_lightning.types import Clock
+from dqn_lightning.types import RunProgress
 
 
 class FakeTrainer(SimpleNamespace):
-    """Writes the scores it is asked to save."""
+    """Save the score of the newest evaluation instead of a checkpoint."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         super().__init__(
-            log_dir=str(folder),
+            log_dir=str(directory),
             fast_dev_run=False,
             is_global_zero=True,
             global_step=0,
             callback_metrics={},
             lightning_module=torch.nn.Linear(1, 1),
             callbacks=[],
-            datamodule=SimpleNamespace(dataset=SimpleNamespace(boundary=0)),
             strategy=SimpleNamespace(barrier=lambda: None),
         )
 
@@ -32,26 +31,27 @@ class FakeTrainer(SimpleNamespace):
 
 
 def evaluate(callback: Checkpoints, trainer: Any, scores: list[float]) -> None:
+    """Evaluate every 100 environment steps, with these scores."""
     module: Any = SimpleNamespace(
-        clock=Clock(0, 0, 0), summary="there is one", evaluates_training=True
+        progress=RunProgress(), summary="an evaluation", evaluates_training=True
     )
     callback.on_train_start(trainer, module)
     for i, score in enumerate(scores, start=1):
-        module.clock = Clock(100 * i, 0, i)
+        module.progress = RunProgress(env_steps=100 * i, rollout_end=100 * i, grad_steps=i)
         trainer.callback_metrics["eval/return_mean"] = torch.tensor(score)
         callback.on_validation_end(trainer, module)
 
 
-def test_best_is_the_best_evaluation_and_of_equals_the_first(tmp_path: Path) -> None:
+def test_best_is_the_first_of_the_best_evaluations(tmp_path: Path) -> None:
     callback, trainer = Checkpoints(), FakeTrainer(tmp_path)
     evaluate(callback, trainer, [1.0, 5.0, 3.0, 5.0, 4.0])
     assert (callback.best, callback.best_env_steps) == (5.0, 200)
     assert torch.load(tmp_path / "best.ckpt") == [5.0, True]
     assert torch.load(tmp_path / "last.ckpt") == [4.0, False]
-    assert len(list(tmp_path.iterdir())) == 2  # nothing half-written
+    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
-def test_it_goes_on_comparing_with_the_best_of_before(tmp_path: Path) -> None:
+def test_a_resumed_run_compares_with_the_restored_best_score(tmp_path: Path) -> None:
     first = Checkpoints()
     evaluate(first, FakeTrainer(tmp_path), [5.0])
     second = Checkpoints()
@@ -60,20 +60,34 @@ def test_it_goes_on_comparing_with_the_best_of_before(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "best.ckpt") == [5.0, True]
 
 
-def test_a_run_under_another_name_finds_a_best_of_its_own(tmp_path: Path) -> None:
-    first, folders = Checkpoints(), (tmp_path / "a", tmp_path / "b")
-    for folder in folders:
-        folder.mkdir()
-    evaluate(first, FakeTrainer(folders[0]), [5.0])
+def test_a_second_fit_discards_the_best_score_of_the_first(tmp_path: Path) -> None:
+    callback, trainer = Checkpoints(), FakeTrainer(tmp_path)
+    evaluate(callback, trainer, [5.0])
+    module: Any = None
+    callback.setup(trainer, module, "validate")
+    assert callback.best == 5.0
+    callback.setup(trainer, module, "fit")
+    evaluate(callback, trainer, [4.0])
+    assert (callback.best, callback.best_env_steps) == (4.0, 100)
+    assert torch.load(tmp_path / "best.ckpt") == [4.0, True]
+
+
+def test_a_run_resumed_in_another_directory_discards_the_best_score(tmp_path: Path) -> None:
+    first, directories = Checkpoints(), (tmp_path / "a", tmp_path / "b")
+    for directory in directories:
+        directory.mkdir()
+    evaluate(first, FakeTrainer(directories[0]), [5.0])
     second = Checkpoints()
     second.load_state_dict(first.state_dict())
-    evaluate(second, FakeTrainer(folders[1]), [4.0])
-    assert torch.load(folders[1] / "best.ckpt") == [4.0, True]
+    evaluate(second, FakeTrainer(directories[1]), [4.0])
+    assert torch.load(directories[1] / "best.ckpt") == [4.0, True]
 
 
-def test_the_newest_are_kept_and_those_of_a_future_given_up_are_not(tmp_path: Path) -> None:
+def test_the_newest_numbered_checkpoints_are_kept_and_abandoned_ones_deleted(
+    tmp_path: Path,
+) -> None:
     callback, trainer = Checkpoints(keep_last=2), FakeTrainer(tmp_path)
-    torch.save("of a run that went on from before it", tmp_path / "env_steps-900.ckpt")
+    torch.save("from a continuation that was abandoned", tmp_path / "env_steps-900.ckpt")
     evaluate(callback, trainer, [1.0, 2.0, 3.0, 4.0])
     kept = {path.name for path in tmp_path.glob("env_steps-*.ckpt")}
     assert kept == {"env_steps-300.ckpt", "env_steps-400.ckpt"}
@@ -82,20 +96,23 @@ def test_the_newest_are_kept_and_those_of_a_future_given_up_are_not(tmp_path: Pa
     assert torch.load(tmp_path / "last.ckpt") == [4.0, False]
 
 
-def test_a_value_that_no_evaluation_has_is_refused_with_those_that_it_has(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nothing is named eval/nope; use eval/return_mean"):
+def test_an_unknown_metric_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
+    message = r"checkpoints\.monitor: .*eval/nope.*eval/return_mean"
+    with pytest.raises(ConfigError, match=message):
         evaluate(Checkpoints(monitor="eval/nope"), FakeTrainer(tmp_path), [5.0])
 
 
-def test_weights_that_are_not_finite_are_neither_saved_nor_the_best(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     callback, trainer = Checkpoints(), FakeTrainer(tmp_path)
     torch.nn.init.constant_(trainer.lightning_module.weight, float("nan"))
-    with pytest.raises(NonFiniteError, match=r"best\.ckpt is not written"):
+    with pytest.raises(NonFiniteError, match=r"best\.ckpt"):
         evaluate(callback, trainer, [5.0])
     assert callback.best is None
     assert not list(tmp_path.iterdir())
 
 
-def test_periods_must_be_positive() -> None:
-    with pytest.raises(ConfigError, match=r"checkpoints\.every_n_env_steps: must be positive"):
-        Checkpoints(every_n_env_steps=0)
+@pytest.mark.parametrize("name", ["every_n_env_steps", "every_n_minutes", "keep_last"])
+def test_periods_and_keep_last_must_be_positive(name: str) -> None:
+    settings: dict[str, Any] = {name: 0}
+    with pytest.raises(ConfigError, match=rf"checkpoints\.{name}: .*positive.* 0"):
+        Checkpoints(**settings)

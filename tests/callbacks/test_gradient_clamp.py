@@ -11,7 +11,7 @@ def gradients(scale: float) -> list[torch.Tensor]:
     return [scale * torch.randn(4, 3), scale * torch.randn(7)]
 
 
-def test_clamping_equals_pytorchs() -> None:
+def test_clamping_agrees_with_pytorch() -> None:
     for scale in (0.01, 1.0, 100.0):
         for ours, clip in (
             (clamp_value, torch.nn.utils.clip_grad_value_),
@@ -25,11 +25,11 @@ def test_clamping_equals_pytorchs() -> None:
                 torch.testing.assert_close(gradient, parameter.grad, rtol=1e-5, atol=1e-7)
 
 
-def test_gradients_of_zero_stay_zero() -> None:
+def test_zero_gradients_stay_zero() -> None:
     assert clamp_norm([torch.zeros(3)], 1.0)[0].tolist() == [0, 0, 0]
 
 
-def test_bounds_must_be_positive() -> None:
+def test_limits_must_be_positive() -> None:
     with pytest.raises(ConfigError, match=r"gradient_clamp\.value: must be positive, got 0"):
         GradientClamp(value=0)
     with pytest.raises(ConfigError, match=r"gradient_clamp\.norm"):

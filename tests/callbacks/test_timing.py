@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import pytest
+import torch
+from lightning.pytorch import Trainer
 
-from dqn_lightning.callbacks import Timing
-from tests.test_module import Recorder, make, train
+from dqn_lightning.callbacks import TargetSync, Timing
+from tests.helpers.training import QUIET, Recorder, make, train
 
 
-def test_shares_of_the_time_make_up_all_of_it() -> None:
+def test_the_shares_of_the_time_add_up_to_one() -> None:
     module, data = make(eval_every_env_steps=100)
     recorder = Recorder()
     train(module, data, Timing(every_s=0.0), logger=recorder)
@@ -20,3 +24,19 @@ def test_shares_of_the_time_make_up_all_of_it() -> None:
         assert all(0 <= share <= 1 for share in shares.values())
     assert by_step[300]["update_share"] > 0
     assert by_step[100]["environment_share"] > 0
+
+
+def test_a_checkpoint_can_be_saved_after_validate(tmp_path: Path) -> None:
+    module, data = make()
+    callbacks = [Timing(), TargetSync(every_n_grad_steps=10)]
+    trainer = Trainer(callbacks=callbacks, enable_checkpointing=False, **QUIET)
+    trainer.validate(module, datamodule=data, verbose=False)
+    trainer.save_checkpoint(tmp_path / "validated.ckpt")
+    content = torch.load(tmp_path / "validated.ckpt", weights_only=True)
+    assert content["callbacks"]["Timing"] == {"elapsed_s": 0.0}
+
+
+def test_the_elapsed_time_stands_still_after_training() -> None:
+    callback = Timing()
+    train(*make(), callback)
+    assert callback.state_dict() == callback.state_dict() == {"elapsed_s": callback.elapsed_s}

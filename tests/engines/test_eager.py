@@ -9,14 +9,14 @@ from dqn_lightning.networks import MLP, QNetwork, ValueHead
 from dqn_lightning.types import Batch
 
 
-def test_an_update_is_the_textbooks() -> None:
+def test_an_update_equals_the_textbook_implementation() -> None:
     torch.manual_seed(0)
     online = QNetwork((4,), 2, MLP, ValueHead)
     target = QNetwork((4,), 2, MLP, ValueHead)
     reference = copy.deepcopy(online)
-    ours = torch.optim.SGD(online.parameters(), lr=0.1)
-    theirs = torch.optim.SGD(reference.parameters(), lr=0.1)
-    engine = Eager(online, target, DQN(), ours, [])
+    optimizer = torch.optim.SGD(online.parameters(), lr=0.1)
+    reference_optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
+    engine = Eager(online, target, DQN(), optimizer, [])
     for _ in range(5):
         batch = Batch(
             obs=torch.randn(8, 4),
@@ -29,16 +29,16 @@ def test_an_update_is_the_textbooks() -> None:
         )
         output = engine.update(batch)
         with torch.no_grad():
-            wanted = batch.reward + batch.discount * target(batch.next_obs).q_values.max(1).values
-        value = reference(batch.obs).q_values[torch.arange(8), batch.action]
-        loss = nn.functional.smooth_l1_loss(value, wanted, reduction="none")
-        theirs.zero_grad()
+            q_target = batch.reward + batch.discount * target(batch.next_obs).q_values.amax(1)
+        q_value = reference(batch.obs).q_values[torch.arange(8), batch.action]
+        loss = nn.functional.smooth_l1_loss(q_value, q_target, reduction="none")
+        reference_optimizer.zero_grad()
         (batch.weight * loss).mean().backward()
-        theirs.step()
+        reference_optimizer.step()
         torch.testing.assert_close(output.loss, loss.detach())
-        torch.testing.assert_close(output.priority, (wanted - value).abs().detach())
-    for a, b in zip(online.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(output.priority, (q_target - q_value).abs().detach())
+    for actual, expected in zip(online.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_gradient_transforms_are_applied_in_order() -> None:
@@ -52,5 +52,5 @@ def test_gradient_transforms_are_applied_in_order() -> None:
     ones = torch.ones(1)
     batch = Batch(torch.ones(1, 2), ones.long(), ones, ones, torch.ones(1, 2), ones, ones.long())
     Eager(network, copy.deepcopy(network), DQN(), optimizer, transforms).update(batch)
-    for then, now in zip(before, network.parameters(), strict=True):
-        torch.testing.assert_close(then - now, torch.full_like(then, 3.0))
+    for old, new in zip(before, network.parameters(), strict=True):
+        torch.testing.assert_close(old - new, torch.full_like(old, 3.0))

@@ -1,162 +1,56 @@
-"""Engines give eager's numbers, for anything that can be configured, or say why they cannot."""
+"""All engines compute the same results as the eager one, or give the reason why they cannot."""
 
 import copy
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from dqn_lightning import distributed
 from dqn_lightning.callbacks.gradient_clamp import GradientClamp
-from dqn_lightning.engines import Automatic, CUDAGraph, Eager, Traced, make_engine
-from dqn_lightning.errors import UntraceableError
-from dqn_lightning.losses import C51, DQN, IQN, QRDQN, Munchausen, ObjectiveOutput
-from dqn_lightning.networks import (
-    CNN,
-    MLP,
-    FrameAndDifferences,
-    FrameDifference,
-    QNetwork,
-    ValueHead,
+from dqn_lightning.engines import (
+    CUDAGraph,
+    Eager,
+    Recorded,
+    WithFallback,
+    declare_pure,
+    make_engine,
 )
+from dqn_lightning.errors import ConfigError, NotRecordableError
+from dqn_lightning.losses import C51, DQN, IQN, QRDQN, Munchausen, ObjectiveOutput
+from dqn_lightning.networks import MLP, QNetwork, ValueHead
 from dqn_lightning.types import Batch
-
-SMALL = {"channels": (4, 8), "kernel_sizes": (4, 3), "strides": (2, 1), "widths": (16,)}
-
-
-def dropout(obs_shape: Any) -> nn.Module:
-    return nn.Sequential(nn.Linear(*obs_shape, 32), nn.Dropout(0.5), nn.LayerNorm(32), nn.SiLU())
-
-
-NETWORKS: dict[str, Any] = {
-    "mlp": (MLP, (4,), torch.float32),
-    "tanh": (partial(MLP, widths=(9,), activation=nn.Tanh), (4,), torch.float64),
-    "linear": (partial(MLP, widths=()), (2, 3), torch.uint8),
-    "cnn": (partial(CNN, **SMALL), (2, 16, 16), torch.uint8),
-    "batch_norm": (partial(CNN, **SMALL, batch_norm=True), (2, 16, 16), torch.uint8),
-    "difference": (partial(FrameDifference, torso=partial(CNN, **SMALL)), (2, 16, 16), torch.uint8),
-    "differences": (
-        partial(FrameAndDifferences, torso=partial(CNN, **SMALL)),
-        (4, 16, 16),
-        torch.uint8,
-    ),
-    "random": (dropout, (4,), torch.float32),
-}
-OPTIMIZERS: dict[str, Any] = {
-    "adam": partial(torch.optim.Adam, lr=1e-3),
-    "fused_adam": partial(torch.optim.Adam, lr=1e-3, fused=True),
-    "decayed": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1, fused=True),
-    "amsgrad": partial(torch.optim.Adam, lr=1e-3, amsgrad=True, fused=True),
-    "sgd": partial(torch.optim.SGD, lr=1e-2),
-    "momentum": partial(torch.optim.SGD, lr=1e-2, momentum=0.9, nesterov=True, weight_decay=0.01),
-    "rmsprop": partial(torch.optim.RMSprop, lr=1e-3),
-    "centered": partial(torch.optim.RMSprop, lr=1e-3, centered=True, momentum=0.5),
-    "adagrad": partial(torch.optim.Adagrad, lr=1e-2),
-    "radam": partial(torch.optim.RAdam, lr=1e-3),
-}
+from tests.helpers.engines import (
+    CLAMP,
+    NETWORKS,
+    OPTIMIZERS,
+    TRANSFORMS,
+    batches,
+    make,
+    state,
+    train,
+)
 
 
-def by_layer(gradients: list[Tensor]) -> list[Tensor]:
-    """A user's transform, which does care how gradients are divided."""
-    return [gradient / (1 + gradient.norm()) for gradient in gradients]
-
-
-CLAMP = GradientClamp(value=0.01, norm=0.05)
-TRANSFORMS: dict[str, Any] = {
-    "none": [],
-    "value": [CLAMP._clamp_value],
-    "norm": [CLAMP._clamp_norm],
-    "layers": [by_layer, CLAMP._clamp_norm],
-}
-
-
-def engine(
-    kind: Callable[..., Any],
-    network: str = "mlp",
-    objective: Any = None,
-    optimizer: str = "fused_adam",
-    transforms: Any = "none",
-    dueling: bool = False,
-    noisy: bool = False,
-) -> Any:
-    torso, shape, _ = NETWORKS[network]
-    objective = objective or DQN()
-    head = partial(getattr(objective, "head", ValueHead), dueling=dueling)
-    torch.manual_seed(3)
-    online = QNetwork(shape, 3, torso, head, noisy_sigma=0.5 if noisy else None)
-    target = copy.deepcopy(online).requires_grad_(False)
-    made: Optimizer = OPTIMIZERS[optimizer](online.parameters())
-    if isinstance(transforms, str):
-        transforms = TRANSFORMS[transforms]
-    return kind(online, target, objective, made, transforms)
-
-
-def batches(network: str = "mlp", number: int = 200, size: int = 16) -> Iterator[Batch]:
-    _, shape, dtype = NETWORKS[network]
-    chance = torch.Generator().manual_seed(5)
-
-    def obs() -> Tensor:
-        if dtype == torch.uint8:
-            return torch.randint(0, 256, (size, *shape), generator=chance, dtype=dtype)
-        return torch.randn(size, *shape, generator=chance, dtype=dtype)
-
-    for _ in range(number):
-        yield Batch(
-            obs=obs(),
-            action=torch.randint(3, (size,), generator=chance),
-            reward=torch.randn(size, generator=chance),
-            discount=torch.rand(size, generator=chance).round() * 0.9,
-            next_obs=obs(),
-            weight=torch.rand(size, generator=chance),
-            row=torch.arange(size),
-        )
-
-
-def learn(subject: Any, data: Iterator[Batch], lr: Callable[[int], float] | None = None) -> Any:
-    """Every loss and priority, and the weights in the end."""
-    torch.manual_seed(11)
-    chance = torch.Generator().manual_seed(13)
-    given = []
-    for i, batch in enumerate(data):
-        if lr is not None:
-            for group in subject.optimizer.param_groups:
-                group["lr"] = lr(i)
-        draws = subject.online.draws(len(batch.row), chance)
-        output = subject.update(batch, draws)
-        given.append(torch.stack([output.loss, output.priority]).clone())
-        if i % 10 == 9:
-            subject.target.load_state_dict(subject.online.state_dict())
-    return torch.stack(given), state(subject.online)
-
-
-def state(network: nn.Module) -> Tensor:
-    """Parameters and statistics, side by side."""
-    return torch.cat([value.flatten().double() for value in network.state_dict().values()])
-
-
-def assert_as_eager(lr: Callable[[int], float] | None = None, **settings: Any) -> Any:
+def assert_equals_eager(lr: Callable[[int], float] | None = None, **settings: Any) -> None:
     network = settings.get("network", "mlp")
-    (expected, wanted), (given, weights) = (
-        learn(engine(kind, **settings), batches(network), lr) for kind in (Eager, Traced)
+    (expected, expected_weights), (actual, weights) = (
+        train(make(kind, **settings), batches(network), lr) for kind in (Eager, Recorded)
     )
-    assert (weights - wanted).norm() / wanted.norm() < 1e-6
-    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
-    return weights, wanted
+    assert torch.equal(weights, expected_weights)
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("loss", ["huber", "squared"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_and_objective_learns_as_eager_to_the_bit(
-    network: str, loss: Any, double: bool
-) -> None:
-    weights, wanted = assert_as_eager(network=network, objective=DQN(loss, double))
-    assert torch.equal(weights, wanted)  # the operations are the same ones
+def test_recorded_equals_eager_for_every_network(network: str, loss: Any, double: bool) -> None:
+    assert_equals_eager(network=network, objective=DQN(loss, double))
 
 
 OBJECTIVES: dict[str, Any] = {
@@ -174,71 +68,76 @@ OBJECTIVES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("switches", [{}, {"dueling": True, "noisy": True}], ids=["bare", "full"])
+@pytest.mark.parametrize(
+    "switches", [{}, {"dueling": True, "noisy": True}], ids=["plain", "dueling and noisy"]
+)
 @pytest.mark.parametrize("objective", ["plain", *OBJECTIVES])
-def test_every_objective_and_head_learns_as_eager(objective: str, switches: Any) -> None:
-    weights, wanted = assert_as_eager(objective=OBJECTIVES.get(objective, DQN()), **switches)
-    assert torch.equal(weights, wanted)
+def test_recorded_equals_eager_for_every_objective_and_head(objective: str, switches: Any) -> None:
+    assert_equals_eager(objective=OBJECTIVES.get(objective, DQN()), **switches)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_learns_in_mixed_precision(objective: str) -> None:
+def test_every_objective_trains_in_mixed_precision(objective: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
         settings = {"objective": OBJECTIVES[objective], "dueling": True, "noisy": True}
         exact, rounded = (
-            learn(engine(kind, **settings), batches(number=20))[1] for kind in (Eager, Traced)
+            train(make(kind, **settings), batches(num_batches=20))[1] for kind in (Eager, Recorded)
         )
     assert torch.isfinite(exact).all()
     torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_learns_from_pictures_as_eager(objective: str) -> None:
-    assert_as_eager(network="cnn", objective=OBJECTIVES[objective], dueling=True, noisy=True)
+def test_recorded_equals_eager_for_every_objective_on_images(objective: str) -> None:
+    assert_equals_eager(network="cnn", objective=OBJECTIVES[objective], dueling=True, noisy=True)
 
 
 @pytest.mark.parametrize("transforms", TRANSFORMS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_and_transform_learns_as_eager(optimizer: str, transforms: str) -> None:
-    weights, wanted = assert_as_eager(optimizer=optimizer, transforms=transforms)
-    assert torch.equal(weights, wanted)
+def test_recorded_equals_eager_for_every_optimizer_and_transform(
+    optimizer: str, transforms: str
+) -> None:
+    assert_equals_eager(optimizer=optimizer, transforms=transforms)
 
 
 @pytest.mark.parametrize("lr", [lambda i: 1e-3 / (1 + i), lambda i: 1e-3 * 0.5 ** (i // 30)])
 @pytest.mark.parametrize("optimizer", ["fused_adam", "momentum", "adam"])
-def test_learning_rates_take_effect(optimizer: str, lr: Callable[[int], float]) -> None:
-    assert_as_eager(optimizer=optimizer, lr=lr)
+def test_changes_of_the_learning_rate_take_effect(
+    optimizer: str, lr: Callable[[int], float]
+) -> None:
+    assert_equals_eager(optimizer=optimizer, lr=lr)
 
 
-def test_transforms_that_come_and_go_take_effect() -> None:
+def test_added_and_removed_transforms_take_effect() -> None:
     def weights(kind: Any) -> Tensor:
         transforms: list[Any] = []
-        subject = engine(kind, transforms=transforms)
-        for i, batch in enumerate(batches(number=60)):
+        engine = make(kind, transforms=transforms)
+        for i, batch in enumerate(batches(num_batches=60)):
             if i == 20:
                 transforms.append(CLAMP._clamp_norm)
             if i == 40:
                 transforms.clear()
-            subject.update(batch)
-        return torch.cat([p.detach().flatten() for p in subject.online.parameters()])
+            engine.update(batch)
+        return torch.cat([p.detach().flatten() for p in engine.online.parameters()])
 
-    assert torch.equal(weights(Eager), weights(Traced))
+    assert torch.equal(weights(Eager), weights(Recorded))
 
 
-def test_batches_may_change_their_size() -> None:
+def test_the_batch_size_may_change() -> None:
     def data() -> Iterator[Batch]:
         for size in (16, 7, 16):
-            yield from batches(number=5, size=size)
+            yield from batches(num_batches=5, size=size)
 
     results = []
-    for kind in (Eager, Traced):
-        subject = engine(kind)
-        results.append([subject.update(batch).loss.clone() for batch in data()])
+    for kind in (Eager, Recorded):
+        engine = make(kind)
+        results.append([engine.update(batch).loss.clone() for batch in data()])
     assert all(map(torch.equal, *results))
 
 
-def by_index(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
-    """A common way to write it: by a tensor of integers."""
+@declare_pure
+def index_by_integers(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
+    """Select action values by indexing with integer tensors."""
     chosen = online(batch.obs).q_values[torch.arange(len(batch.action)), batch.action]
     with torch.no_grad():
         best = target(batch.next_obs).q_values.amax(1)
@@ -247,25 +146,24 @@ def by_index(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
 
 
 def test_indexing_by_integers_is_recorded() -> None:
-    weights, wanted = assert_as_eager(objective=by_index)
-    assert torch.equal(weights, wanted)
+    assert_equals_eager(objective=index_by_integers)
 
 
-def test_gradients_of_a_users_own_do_no_harm() -> None:
+def test_gradients_that_a_user_computes_do_not_affect_updates() -> None:
     results = []
-    for kind in (Eager, Traced):
-        subject = engine(kind)
-        for i, batch in enumerate(batches(number=30)):
-            if i in (3, 17):  # as who logs the gradient of something
-                subject.online.zero_grad()
-                subject.online(batch.obs).q_values.sum().backward()
-            subject.update(batch)
-        results.append(state(subject.online))
+    for kind in (Eager, Recorded):
+        engine = make(kind)
+        for i, batch in enumerate(batches(num_batches=30)):
+            if i in (3, 17):  # for example, to log them
+                engine.online.zero_grad()
+                engine.online(batch.obs).q_values.sum().backward()
+            engine.update(batch)
+        results.append(state(engine.online))
     assert torch.equal(*results)
 
 
 class Counting(torch.optim.SGD):
-    """Keeps a number in Python, and does something by it."""
+    """Counts steps in Python and decays the weights at every fifth step."""
 
     def step(self, closure: Any = None) -> Any:
         result = super().step(closure)
@@ -277,82 +175,90 @@ class Counting(torch.optim.SGD):
         return result
 
 
-def test_optimizers_that_count_in_python_are_called() -> None:
+def test_optimizers_with_python_counters_are_called() -> None:
     OPTIMIZERS["counting"] = partial(Counting, lr=1e-2)
-    weights, wanted = assert_as_eager(optimizer="counting")
-    assert torch.equal(weights, wanted)
+    assert_equals_eager(optimizer="counting")
 
 
 def test_hooks_of_the_optimizer_are_called() -> None:
-    subject, calls = engine(Traced), []
-    subject.optimizer.register_step_post_hook(lambda *_: calls.append(1))
-    learn(subject, batches(number=10))
+    engine, calls = make(Recorded), []
+    engine.optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    train(engine, batches(num_batches=10))
     assert len(calls) == 10
 
 
-def test_parameters_show_their_gradients() -> None:
-    subjects = [engine(kind, transforms="norm") for kind in (Eager, Traced)]
-    for batch in batches(number=6):
-        for subject in subjects:
-            subject.online.zero_grad()
-            subject.update(batch)
-        gradients = [[p.grad for p in subject.online.parameters()] for subject in subjects]
+def test_the_grad_attributes_of_parameters_hold_the_gradients() -> None:
+    engines = [make(kind, transforms="norm") for kind in (Eager, Recorded)]
+    for batch in batches(num_batches=6):
+        for engine in engines:
+            engine.online.zero_grad()
+            engine.update(batch)
+        gradients = [[p.grad for p in engine.online.parameters()] for engine in engines]
         assert all(map(torch.equal, *gradients))
 
 
 @pytest.mark.parametrize("optimizer", ["fused_adam", "momentum", "sgd"])
 @pytest.mark.parametrize("number", [0, 1, 20])
-def test_the_optimizers_state_is_saved_by_layers(optimizer: str, number: int) -> None:
-    eager, fast = (engine(kind, optimizer=optimizer) for kind in (Eager, Traced))
-    for subject in (eager, fast):
-        learn(subject, batches(number=number)) if number else None
-    saved = [copy.deepcopy(subject.optimizer.state_dict()) for subject in (eager, fast)]
+def test_the_optimizer_state_is_saved_per_parameter(optimizer: str, number: int) -> None:
+    eager, fast = (make(kind, optimizer=optimizer) for kind in (Eager, Recorded))
+    for engine in (eager, fast):
+        train(engine, batches(num_batches=number)) if number else None
+    saved = [copy.deepcopy(engine.optimizer.state_dict()) for engine in (eager, fast)]
     fast.close()
     saved.append(fast.optimizer.state_dict())
-    for state in saved[1:]:
-        assert state["param_groups"] == saved[0]["param_groups"]
-        assert state["state"].keys() == saved[0]["state"].keys()
-        for ours, theirs in zip(state["state"].values(), saved[0]["state"].values(), strict=True):
+    for saved_state in saved[1:]:
+        assert saved_state["param_groups"] == saved[0]["param_groups"]
+        assert saved_state["state"].keys() == saved[0]["state"].keys()
+        for ours, theirs in zip(
+            saved_state["state"].values(), saved[0]["state"].values(), strict=True
+        ):
             assert ours.keys() == theirs.keys()
             for name, value in ours.items():
                 assert value is theirs[name] or torch.equal(value, theirs[name])
 
 
-@pytest.mark.parametrize(("before", "after"), [(Eager, Traced), (Traced, Eager), (Traced, Traced)])
-def test_training_goes_on_with_another_engine(before: Any, after: Any) -> None:
-    data = list(batches(number=40))
-    whole = engine(Eager)
-    _, expected = learn(whole, iter(data))
-    first = engine(before)
-    learn(first, iter(data[:20]))
-    second = engine(Eager)
+@pytest.mark.parametrize(
+    ("before", "after"), [(Eager, Recorded), (Recorded, Eager), (Recorded, Recorded)]
+)
+def test_training_continues_with_another_engine(before: Any, after: Any) -> None:
+    data = list(batches(num_batches=40))
+    whole = make(Eager)
+    _, expected = train(whole, iter(data))
+    first = make(before)
+    train(first, iter(data[:20]))
+    second = make(Eager)
     second.online.load_state_dict(first.online.state_dict())
     second.target.load_state_dict(first.target.state_dict())
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     parts = (second.online, second.target, DQN(), second.optimizer, [])
-    _, weights = learn(after(*parts), iter(data[20:]))
+    _, weights = train(after(*parts), iter(data[20:]))
     assert torch.equal(weights, expected)
 
 
-def by_value(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
+@declare_pure
+def branch_on_a_value(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
     output = DQN()(online, target, batch)
     return output._replace(loss=output.loss * (2.0 if output.loss.mean() > 0.1 else 1.0))
 
 
-def by_mask(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
+@declare_pure
+def index_by_mask(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
     output = DQN()(online, target, batch)
     kept = output.loss[output.loss > 0.1]
     return output._replace(loss=output.loss + kept.sum())
 
 
-def by_numpy(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
+@declare_pure
+def scale_with_numpy(online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
     output = DQN()(online, target, batch)
     scale = float(np.abs(batch.reward.numpy()).max())
     return output._replace(loss=output.loss * scale)
 
 
 class Annealed:
-    """Reads a number of its own, which hardly changes."""
+    """Declared to be pure, but reads an attribute that changes slightly at every call."""
+
+    is_pure: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.scale = 1.0
@@ -363,15 +269,15 @@ class Annealed:
         return output._replace(loss=output.loss * self.scale)
 
 
-def test_an_objective_that_anneals_is_noticed() -> None:
-    with pytest.raises(UntraceableError, match="read more than networks and batch"):
-        learn(engine(Traced, objective=Annealed()), batches(number=3))
+def test_a_pure_objective_that_is_not_pure_is_noticed() -> None:
+    with pytest.raises(NotRecordableError, match="reads something besides its arguments"):
+        train(make(Recorded, objective=Annealed()), batches(num_batches=3))
 
 
 @pytest.mark.parametrize(
     "layer", [partial(nn.LSTM, batch_first=True), partial(nn.Embedding, sparse=True)]
 )
-def test_layers_with_operations_of_another_kind_learn_all_the_same(layer: Any) -> None:
+def test_layers_that_cannot_be_recorded_train_eagerly(layer: Any) -> None:
     class Torso(nn.Module):
         def __init__(self, obs_shape: Any) -> None:
             super().__init__()
@@ -383,13 +289,13 @@ def test_layers_with_operations_of_another_kind_learn_all_the_same(layer: Any) -
             return self.layer((obs > 0).long()).flatten(1)
 
     NETWORKS["other"] = (Torso, (4,), torch.float32)
-    eager = engine(Eager, network="other", optimizer="sgd")
-    automatic = engine(
+    eager = make(Eager, network="other", optimizer="sgd")
+    automatic = make(
         partial(make_engine, "auto", torch.device("cpu")), network="other", optimizer="sgd"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for batch in batches(number=10):
+        for batch in batches(num_batches=10):
             eager.update(batch)
             automatic.update(batch)
     assert torch.equal(state(automatic._engine.online), state(eager.online))
@@ -398,42 +304,186 @@ def test_layers_with_operations_of_another_kind_learn_all_the_same(layer: Any) -
 @pytest.mark.parametrize(
     ("objective", "reason"),
     [
-        (by_value, "gives Python what depends on numbers"),
-        (by_mask, "gives Python what depends on numbers"),
-        (by_numpy, "it must read more than networks and batch"),
+        (branch_on_a_value, "data-dependent"),
+        (index_by_mask, "data-dependent"),
+        (scale_with_numpy, "reads something besides its arguments"),
     ],
 )
-def test_what_cannot_be_recorded_is_executed_eager_with_one_warning(
-    objective: Any, reason: str
-) -> None:
-    eager = engine(Eager, objective=objective)
-    automatic = engine(partial(make_engine, "auto", torch.device("cpu")), objective=objective)
-    assert automatic.name == "traced"
-    with warnings.catch_warnings(record=True) as said:
+def test_auto_falls_back_to_eager_with_one_warning(objective: Any, reason: str) -> None:
+    eager = make(Eager, objective=objective)
+    automatic = make(partial(make_engine, "auto", torch.device("cpu")), objective=objective)
+    assert automatic.name == "recorded"
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for batch in batches(number=20):
+        for batch in batches(num_batches=20):
             eager.update(batch)
             automatic.update(batch)
-    assert [reason in str(warning.message) for warning in said] == [True]
+    assert [reason in str(warning.message) for warning in caught] == [True]
     assert automatic.name == "eager"
     assert torch.equal(state(automatic._engine.online), state(eager.online))
-    with pytest.raises(UntraceableError, match=f"model.engine: .*{reason}"):
-        learn(engine(Traced, objective=objective), batches(number=3))
+    with pytest.raises(NotRecordableError, match=f"model.engine: .*{reason}"):
+        train(make(Recorded, objective=objective), batches(num_batches=3))
 
 
-def test_hooks_are_python_so_networks_with_hooks_are_executed_eager() -> None:
+def test_networks_with_forward_hooks_are_executed_eagerly() -> None:
     online = QNetwork((4,), 3, MLP, ValueHead)
     seen: list[int] = []
     online.torso.register_forward_hook(lambda *_: seen.append(1))
     parts = (online, copy.deepcopy(online), DQN(), torch.optim.SGD(online.parameters()), [])
-    with pytest.warns(UserWarning, match="auto is eager here: a layer has forward hooks"):
-        subject = make_engine("auto", torch.device("cpu"), *parts)
-    assert isinstance(subject, Automatic)
-    for batch in batches(number=4):
-        subject.update(batch)
+    with pytest.warns(UserWarning, match="auto uses eager because a layer has forward hooks"):
+        engine = make_engine("auto", torch.device("cpu"), *parts)
+    assert isinstance(engine, WithFallback)
+    for batch in batches(num_batches=4):
+        engine.update(batch)
     assert len(seen) >= 4
 
 
-def test_a_graph_needs_a_gpu() -> None:
-    with pytest.raises(UntraceableError, match="cudagraph is for cuda"):
-        engine(CUDAGraph)
+def test_cudagraph_requires_a_gpu() -> None:
+    with pytest.raises(NotRecordableError, match="cudagraph is for cuda"):
+        make(CUDAGraph)
+
+
+def test_auto_executes_convolutions_eagerly_on_the_cpu_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        automatic = make(partial(make_engine, "auto", torch.device("cpu")), network="cnn")
+        explicit = make(partial(make_engine, "recorded", torch.device("cpu")), network="cnn")
+    assert automatic.name == "eager"
+    assert explicit.name == "recorded"
+
+
+class Scaled:
+    """An objective with an attribute that a callback may change."""
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+
+    def __call__(self, online: Any, target: Any, batch: Batch) -> ObjectiveOutput:
+        output = DQN()(online, target, batch)
+        return output._replace(loss=output.loss * self.scale)
+
+
+def losses_with_a_changed_attribute(name: Any, warning: str | None = None) -> list[Tensor]:
+    objective = Scaled()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engine = make(partial(make_engine, name, torch.device("cpu")), objective=objective)
+        losses = []
+        for i, batch in enumerate(batches(num_batches=6)):
+            if i == 3:
+                objective.scale = 0.0
+            losses.append(engine.update(batch).loss.clone())
+    assert [warning in str(c.message) for c in caught] == ([True] if warning else [])
+    return losses
+
+
+def test_auto_does_not_freeze_an_objectives_own_state() -> None:
+    eager = losses_with_a_changed_attribute("eager")
+    auto = losses_with_a_changed_attribute("auto", warning="is_pure")
+    assert all(map(torch.equal, auto, eager))
+    assert auto[-1].count_nonzero() == 0
+
+
+def test_recorded_refuses_an_objective_that_is_not_declared_to_be_pure() -> None:
+    with pytest.raises(NotRecordableError, match=r"Scaled is not declared .*is_pure") as caught:
+        make(Recorded, objective=Scaled())
+    assert isinstance(caught.value, ConfigError)
+
+
+def test_recorded_does_not_freeze_the_attributes_of_a_transform() -> None:
+    def weights(kind: Any) -> Tensor:
+        clamp = GradientClamp(norm=0.05)
+        engine = make(kind, transforms=[clamp._clamp_norm])
+        for i, batch in enumerate(batches(num_batches=20)):
+            if i == 10:
+                clamp.norm = 0.001
+            engine.update(batch)
+        return state(engine.online)
+
+    assert torch.equal(weights(Eager), weights(Recorded))
+
+
+def test_recorded_does_not_freeze_what_an_undeclared_transform_reads() -> None:
+    def weights(kind: Any) -> Tensor:
+        scale = {"now": 1.0}
+
+        def transform(gradients: list[Tensor]) -> list[Tensor]:
+            return [scale["now"] * gradient for gradient in gradients]
+
+        engine = make(kind, optimizer="sgd", transforms=[transform])
+        for i, batch in enumerate(batches(num_batches=20)):
+            if i == 10:
+                scale["now"] = 0.1
+            engine.update(batch)
+        return state(engine.online)
+
+    assert torch.equal(weights(Eager), weights(Recorded))
+
+
+def test_hooks_added_to_the_optimizer_after_the_recording_are_called() -> None:
+    engine, calls = make(Recorded), []
+    train(engine, batches(num_batches=10))
+    handle = engine.optimizer.register_step_pre_hook(lambda *_: calls.append(1))
+    train(engine, batches(num_batches=5))
+    handle.remove()
+    train(engine, batches(num_batches=5))
+    assert len(calls) == 5
+
+
+def reports_of_two_ranks(monkeypatch: pytest.MonkeyPatch, fails_at: int | None) -> list[list[Any]]:
+    """Simulate a second rank that fails at the given report; returns all reports."""
+    reports: list[list[Any]] = []
+
+    def all_gather(value: Any) -> list[Any]:
+        reports.append([value, "its reason" if len(reports) == fails_at else None])
+        return reports[-1]
+
+    monkeypatch.setattr(distributed, "all_gather", all_gather)
+    return reports
+
+
+@pytest.mark.filterwarnings("ignore:model.engine")
+@pytest.mark.parametrize(("fails_at", "num_reports"), [(0, 1), (1, 2), (2, 3), (None, 3)])
+def test_all_ranks_fall_back_if_one_of_them_does(
+    fails_at: int | None, num_reports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks report when they construct the engine, record an update and verify the recording."""
+    settings = {"network": "random"}  # dropout: undoing an update restores the generator
+    expected = train(make(Eager, **settings), batches("random", num_batches=10))
+    reports = reports_of_two_ranks(monkeypatch, fails_at)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engine = make(partial(make_engine, "auto", torch.device("cpu")), **settings)
+        online, target, optimizer = parts_of(engine)
+        engine.online, engine.target, engine.optimizer = online, target, optimizer
+        actual = train(engine, batches("random", num_batches=10))
+    assert engine.name == ("recorded" if fails_at is None else "eager")
+    assert ["rank 1: its reason" in str(c.message) for c in caught] == [True] * (
+        fails_at is not None
+    )
+    assert len(reports) == num_reports
+    assert all(map(torch.equal, actual, expected))
+
+
+def parts_of(engine: WithFallback) -> tuple[Any, Any, Any]:
+    """Return online network, target network and optimizer of the engine in use."""
+    inner: Any = engine._engine
+    return inner.online, inner.target, inner.optimizer
+
+
+def test_a_failure_on_this_rank_is_reported_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = reports_of_two_ranks(monkeypatch, fails_at=None)
+    with pytest.raises(NotRecordableError, match=r"rank 0: .*data-dependent"):
+        train(make(Recorded, objective=branch_on_a_value), batches(num_batches=3))
+    assert [report[0] is None for report in reports] == [True, False]
+
+
+def test_sync_batch_norm_is_refused_with_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def synchronized(obs_shape: Any) -> nn.Module:
+        return nn.Sequential(nn.Linear(*obs_shape, 8), nn.SyncBatchNorm(8))
+
+    monkeypatch.setitem(NETWORKS, "synchronized", (synchronized, (4,), torch.float32))
+    make(Recorded, network="synchronized")
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(NotRecordableError, match="SyncBatchNorm communicates"):
+        make(Recorded, network="synchronized")

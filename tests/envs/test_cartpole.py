@@ -9,17 +9,17 @@ import torch
 
 from dqn_lightning import ConfigError
 from dqn_lightning.envs import CartPoleScreen, CartPoleShapedReward, EnvFactory
-from tests.tutorials.pytorch_tutorial import get_screen
+from tests.helpers.tutorials.pytorch_tutorial import get_screen
 
 EDGE = 2.4
-"""Where an episode ends."""
+"""Position at which an episode terminates."""
 
 TURN = 0.96
-"""Where the window stops following the cart."""
+"""Position at which the window stops following the cart."""
 
 
 def recorded_states() -> list[Any]:
-    """200 states: some of episodes played at random, the rest at and beyond the track's edges."""
+    """Return 200 states: 120 from random episodes, the others at and beyond the track's edges."""
     env = gym.make("CartPole-v1").unwrapped
     env.reset(seed=0)
     rng = np.random.default_rng(0)
@@ -37,12 +37,12 @@ def recorded_states() -> list[Any]:
     return states
 
 
-def test_the_patch_equals_the_tutorials_own_operations() -> None:
+def test_the_image_equals_that_of_the_tutorial() -> None:
     env = CartPoleScreen(gym.make("CartPole-v1", render_mode="rgb_array"))
     env.reset(seed=0)
     states = recorded_states()
     assert len(states) == 200
-    pictures = []
+    images = []
     for state in states:
         env.unwrapped.state = state
         ours = env.observation(None)
@@ -51,11 +51,11 @@ def test_the_patch_equals_the_tutorials_own_operations() -> None:
         theirs = get_screen(env)
         difference = torch.from_numpy(np.moveaxis(ours, -1, 0) / 255) - theirs
         assert difference.abs().max() <= 1 / 255
-        pictures.append(ours)
-    assert len({picture.tobytes() for picture in pictures}) > 100  # they tell states apart
+        images.append(ours)
+    assert len({image.tobytes() for image in images}) > 100  # states differ in their images
 
 
-def test_the_patch_is_channel_first_in_the_replays_form() -> None:
+def test_the_image_is_channel_first_in_a_vector_environment() -> None:
     factory = EnvFactory("CartPole-v1", {"render_mode": "rgb_array"}, [CartPoleScreen])
     for num_envs in (1, 2):
         envs = factory.make_vector(num_envs)
@@ -64,22 +64,22 @@ def test_the_patch_is_channel_first_in_the_replays_form() -> None:
         envs.close()
 
 
-def test_the_patch_may_have_another_height() -> None:
+def test_the_image_can_have_another_height() -> None:
     env = CartPoleScreen(gym.make("CartPole-v1", render_mode="rgb_array"), height=80)
     obs, _ = env.reset(seed=0)
     assert obs.shape == env.observation_space.shape == (80, 180, 3)
 
 
-def test_the_patch_needs_a_cartpole_that_draws() -> None:
-    with pytest.raises(ConfigError, match=r"render_mode rgb_array"):
+def test_the_screen_needs_cartpole_with_rendered_frames() -> None:
+    with pytest.raises(ConfigError, match=r"data\.env\.kwargs\.render_mode rgb_array"):
         CartPoleScreen(gym.make("CartPole-v1"))
-    with pytest.raises(ConfigError, match=r"CartPoleScreen needs a CartPole"):
+    with pytest.raises(ConfigError, match=r"data\.env\.wrappers: CartPoleScreen.*Acrobot"):
         CartPoleScreen(gym.make("Acrobot-v1", render_mode="rgb_array"))
-    with pytest.raises(ConfigError, match=r"height must be at least 1, not 0"):
+    with pytest.raises(ConfigError, match=r"data\.env\.wrappers: height.*0"):
         CartPoleScreen(gym.make("CartPole-v1", render_mode="rgb_array"), height=0)
 
 
-def test_the_shaped_reward_is_of_the_next_state() -> None:
+def test_the_shaped_reward_depends_on_the_next_state() -> None:
     env = CartPoleShapedReward(gym.make("CartPole-v1"))
     env.reset(seed=0)
     for action in (0, 1, 1, 1, 0):
@@ -92,8 +92,8 @@ def test_the_shaped_reward_is_of_the_next_state() -> None:
 
 
 def test_the_shaped_reward_needs_a_cartpole_and_its_state() -> None:
-    with pytest.raises(ConfigError, match="CartPoleShapedReward needs a CartPole"):
+    with pytest.raises(ConfigError, match=r"data\.env\.wrappers: CartPoleShapedReward.*Acrobot"):
         CartPoleShapedReward(gym.make("Acrobot-v1"))
-    pictures = CartPoleScreen(gym.make("CartPole-v1", render_mode="rgb_array"))
-    with pytest.raises(ConfigError, match="and its state"):
-        CartPoleShapedReward(pictures)
+    images = CartPoleScreen(gym.make("CartPole-v1", render_mode="rgb_array"))
+    with pytest.raises(ConfigError, match=r"CartPoleShapedReward.*CartPoleScreen"):
+        CartPoleShapedReward(images)

@@ -1,4 +1,4 @@
-"""The window around the cart drawn alone, beside the one cut out of the rendered screen."""
+"""The painter's images equal the window cropped from the rendered screen."""
 
 from functools import partial
 from typing import Any
@@ -11,22 +11,22 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from PIL import Image
 
 from dqn_lightning.envs import CartPoleScreen, EnvFactory, SingleVectorEnv
-from dqn_lightning.envs.cartpole_screen import around_cart
+from dqn_lightning.envs.cartpole import crop_around_cart
 
 DRAWS = {"render_mode": "rgb_array"}
-GREY = partial(CartPoleScreen, grey=True)
+GREY = partial(CartPoleScreen, grayscale=True)
 
 
-def cut_out(env: Any, height: int = 40) -> Any:
-    """The slow way: the whole screen rendered, the window cut out and made smaller."""
+def crop_and_resize(env: Any, height: int = 40) -> Any:
+    """Render the whole screen, crop the window and downsample it."""
     cartpole = env.unwrapped
-    patch = around_cart(env.render(), cartpole.state[0], 2 * cartpole.x_threshold)
-    size = height * 360 // 160, height
-    return np.asarray(Image.fromarray(patch).resize(size, Image.Resampling.BICUBIC))
+    screen = Image.fromarray(env.render())
+    window = crop_around_cart(screen, cartpole.state[0], 2 * cartpole.x_threshold)
+    return np.asarray(window.resize((height * 360 // 160, height), Image.Resampling.BICUBIC))
 
 
 def random_states(number: int) -> list[Any]:
-    """Of episodes, beyond the track's edges and the angles' limits, and upright, lying, hanging."""
+    """Return states within and beyond the limits of position and angle, and multiples of 90°."""
     rng = np.random.default_rng(0)
     states = []
     for i in range(number):
@@ -39,45 +39,49 @@ def random_states(number: int) -> list[Any]:
 
 @pytest.mark.parametrize("number", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(600)
-def test_every_pixel_of_any_state_is_that_of_the_rendered_screen(number: int) -> None:
+def test_every_pixel_equals_that_of_the_rendered_screen_in_any_state(number: int) -> None:
     env = CartPoleScreen(gym.make("CartPole-v1", **DRAWS))
-    grey = GREY(gym.make("CartPole-v1", **DRAWS))
+    grayscale = GREY(gym.make("CartPole-v1", **DRAWS))
     reference = gym.make("CartPole-v1", **DRAWS)
-    for each in (env, grey, reference):
+    for each in (env, grayscale, reference):
         each.reset(seed=0)
-    in_grey = wrappers.GrayscaleObservation(env, keep_dim=True).observation
+    to_grayscale = wrappers.GrayscaleObservation(env, keep_dim=True).observation
     for state in random_states(number):
-        for each in (env, grey, reference):
+        for each in (env, grayscale, reference):
             each.unwrapped.state = state
-        expected = cut_out(reference)
+        expected = crop_and_resize(reference)
         np.testing.assert_array_equal(env.observation(None), expected, str(state))
-        np.testing.assert_array_equal(grey.observation(None), in_grey(expected), str(state))
+        np.testing.assert_array_equal(
+            grayscale.observation(None), to_grayscale(expected), str(state)
+        )
 
 
 @pytest.mark.parametrize("height", [8, 16, 20, 50, 80, 160])
-def test_so_it_is_at_other_heights(height: int) -> None:
+def test_pixels_are_equal_at_other_heights(height: int) -> None:
     env = CartPoleScreen(gym.make("CartPole-v1", **DRAWS), height=height)
     env.reset(seed=0)
     for state in random_states(30):
         env.unwrapped.state = state
-        np.testing.assert_array_equal(env.observation(None), cut_out(env, height), str(state))
+        np.testing.assert_array_equal(
+            env.observation(None), crop_and_resize(env, height), str(state)
+        )
 
 
-def test_an_episode_to_each_edge_of_the_track() -> None:
+def test_pixels_are_equal_in_episodes_that_end_at_each_edge_of_the_track() -> None:
     for direction in (-1, 1):
         env = CartPoleScreen(gym.make("CartPole-v1", **DRAWS))
         env.reset(seed=0)
         ended, seen = False, []
         while not ended:
-            _, speed, angle, turning = env.unwrapped.state  # leans and so drifts, to the end
+            _, speed, angle, turning = env.unwrapped.state  # leans, and so drifts to the edge
             action = angle + 0.3 * turning - 0.05 * direction * (abs(speed) < 1) > 0
             obs, _, ended, _, _ = env.step(int(action))
-            np.testing.assert_array_equal(obs, cut_out(env))
+            np.testing.assert_array_equal(obs, crop_and_resize(env))
             seen.append(env.unwrapped.state[0])
         assert direction * seen[-1] > 2.4
 
 
-def test_what_is_drawn_alone_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_painter_does_not_render_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     def render(_: Any) -> None:
         raise AssertionError("rendered")
 
@@ -87,7 +91,7 @@ def test_what_is_drawn_alone_is_not_rendered(monkeypatch: pytest.MonkeyPatch) ->
     env.step(0)
 
 
-def test_an_observation_may_be_written_into() -> None:
+def test_writing_to_an_observation_does_not_change_later_ones() -> None:
     env = CartPoleScreen(gym.make("CartPole-v1", **DRAWS))
     first, _ = env.reset(seed=0)
     kept = first.copy()
@@ -97,23 +101,23 @@ def test_an_observation_may_be_written_into() -> None:
 
 
 class Green(CartPoleEnv):
-    """A CartPole that draws otherwise."""
+    """A CartPole with other colors."""
 
     def render(self) -> Any:
-        picture = np.array(super().render())
-        picture[:, :, 0] //= 2
-        return picture
+        image = np.array(super().render())
+        image[:, :, 0] //= 2
+        return image
 
 
 class Dimmed(gym.Wrapper):
-    """A wrapper that changes the picture."""
+    """A wrapper that changes the rendered frame."""
 
     def render(self) -> Any:
         return np.asarray(self.env.render()) // 2
 
 
 class GrowingPole(gym.Wrapper):
-    """Each episode's pole is longer."""
+    """A wrapper that makes the pole longer in each episode."""
 
     def reset(self, **kwargs: Any) -> Any:
         self.unwrapped.length *= 1.2
@@ -134,23 +138,23 @@ def wide() -> gym.Env[Any, Any]:
         lambda: GrowingPole(gym.make("CartPole-v1", **DRAWS)),
     ],
 )
-def test_other_pictures_are_rendered(make: Any) -> None:
+def test_modified_environments_are_rendered(make: Any) -> None:
     env = CartPoleScreen(make())
     usual = CartPoleScreen(gym.make("CartPole-v1", **DRAWS))
     obs, _ = env.reset(seed=0)
-    np.testing.assert_array_equal(obs, cut_out(env))
+    np.testing.assert_array_equal(obs, crop_and_resize(env))
     assert (obs != usual.reset(seed=0)[0]).any()
 
 
 def test_a_screen_of_another_size_is_rendered() -> None:
     obs, _ = CartPoleScreen(wide()).reset(seed=0)
     assert obs.shape == (40, 135, 3)  # 900 x 0.6 pixels at a quarter
-    grey, _ = GREY(wide()).reset(seed=0)
-    assert grey.shape == (40, 135, 1)
-    assert grey.min() == 0  # the cart
+    grayscale, _ = GREY(wide()).reset(seed=0)
+    assert grayscale.shape == (40, 135, 1)
+    assert grayscale.min() == 0  # the cart
 
 
-def test_a_vector_of_several_is_the_same_as_each_alone() -> None:
+def test_a_vector_environment_equals_separate_environments() -> None:
     factory = EnvFactory("CartPole-v1", DRAWS, [GREY])
     vector = factory.make_vector(8)
     singles = [factory.make_vector(1) for _ in range(8)]
@@ -170,13 +174,13 @@ def test_a_vector_of_several_is_the_same_as_each_alone() -> None:
     assert vector.render()[3].shape == (400, 600, 3)
 
 
-def test_episodes_are_those_of_cartpole() -> None:
+def test_rewards_and_ends_of_episodes_are_those_of_cartpole() -> None:
     seen = SingleVectorEnv(GREY(gym.make("CartPole-v1", **DRAWS)))
     plain = SingleVectorEnv(gym.make("CartPole-v1"))
     for envs in (seen, plain):
         envs.reset(seed=3)
     for i in range(600):
-        # Balances, so the limit of 500 steps ends it.
+        # Balances the pole until the limit of 500 steps.
         x, speed, angle, turning = plain.env.unwrapped.state
         action = np.array([int(0.05 * x + 0.1 * speed + angle + 0.3 * turning > 0)])
         steps = [[float(value[0]) for value in envs.step(action)[1:4]] for envs in (seen, plain)]

@@ -1,4 +1,4 @@
-"""Environments that go on from a saved state as if they had never stopped."""
+"""Restored environments continue exactly like the ones that were saved."""
 
 from functools import partial
 from pathlib import Path
@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from gymnasium import wrappers
 
-from dqn_lightning import files
+from dqn_lightning.checkpointing import files
 from dqn_lightning.envs import CartPoleScreen, CartPoleShapedReward, EnvFactory
 from dqn_lightning.envs.state import (
-    CannotRestoreError,
-    Retraced,
-    can_give_state,
+    NotRestorableError,
+    RestoreByReplay,
     load_vector_state,
+    supports_state,
     vector_state,
 )
 
@@ -27,8 +27,8 @@ SIMPLE = [
 ]
 
 
-def tape(envs: Any, steps: int, seed: int) -> list[Any]:
-    """What random actions lead to."""
+def record_steps(envs: Any, steps: int, seed: int) -> list[Any]:
+    """Return the results of random actions."""
     rng = np.random.default_rng(seed)
     seen = []
     for _ in range(steps):
@@ -38,33 +38,33 @@ def tape(envs: Any, steps: int, seed: int) -> list[Any]:
     return seen
 
 
-def assert_goes_on(factory: EnvFactory, num_envs: int, way: Any, folder: Path) -> None:
-    """Stop at a hundred places, an episode's end among them, and go on in new environments."""
+def assert_continues_exactly(factory: EnvFactory, num_envs: int, way: Any, directory: Path) -> None:
+    """Save at 60 points, including the ends of episodes, and continue in other environments."""
     first, second = (factory.make_vector(num_envs, way) for _ in range(2))
     first.reset(seed=3)
     second.reset(seed=99)
     for i in range(60):
-        files.save(vector_state(first), folder, "state.pt")
-        load_vector_state(second, files.load(folder / "state.pt", "it"))
+        files.save(vector_state(first), directory / "state.pt")
+        load_vector_state(second, files.load(directory / "state.pt", "it"))
         if i % 10 == 0:
-            tape(second, 3, seed=1_000)  # wherever it was
-            load_vector_state(second, files.load(folder / "state.pt", "it"))
-        assert tape(first, 4, seed=i) == tape(second, 4, seed=i)
+            record_steps(second, 3, seed=1_000)  # into another state
+            load_vector_state(second, files.load(directory / "state.pt", "it"))
+        assert record_steps(first, 4, seed=i) == record_steps(second, 4, seed=i)
     first.close()
     second.close()
 
 
 @pytest.mark.parametrize("env_id", SIMPLE)
-def test_simple_environments_by_their_attributes(env_id: str, tmp_path: Path) -> None:
-    assert can_give_state(gym.make(env_id))
-    assert_goes_on(EnvFactory(env_id), 1, "single", tmp_path)
+def test_simple_environments_are_restored_by_their_attributes(env_id: str, tmp_path: Path) -> None:
+    assert supports_state(gym.make(env_id))
+    assert_continues_exactly(EnvFactory(env_id), 1, "single", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("num_envs", "way"), [(1, "single"), (3, "sync"), (3, "native"), (2, "async"), (1, "async")]
 )
-def test_vectors(num_envs: int, way: Any, tmp_path: Path) -> None:
-    assert_goes_on(EnvFactory("CartPole-v1"), num_envs, way, tmp_path)
+def test_vector_environments_are_restored(num_envs: int, way: Any, tmp_path: Path) -> None:
+    assert_continues_exactly(EnvFactory("CartPole-v1"), num_envs, way, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -79,61 +79,65 @@ def test_vectors(num_envs: int, way: Any, tmp_path: Path) -> None:
         CartPoleShapedReward,
     ],
 )
-def test_wrappers(wrap: Any, tmp_path: Path) -> None:
-    assert can_give_state(wrap(gym.make("CartPole-v1")))
-    assert_goes_on(EnvFactory("CartPole-v1", {}, [wrap]), 1, "single", tmp_path)
+def test_wrappers_are_restored(wrap: Any, tmp_path: Path) -> None:
+    assert supports_state(wrap(gym.make("CartPole-v1")))
+    assert_continues_exactly(EnvFactory("CartPole-v1", {}, [wrap]), 1, "single", tmp_path)
 
 
 @pytest.mark.parametrize(
     "wrappers",
-    [[CartPoleScreen, wrappers.GrayscaleObservation], [partial(CartPoleScreen, grey=True)]],
+    [[CartPoleScreen, wrappers.GrayscaleObservation], [partial(CartPoleScreen, grayscale=True)]],
 )
 @pytest.mark.parametrize(("num_envs", "way"), [(1, "single"), (3, "sync"), (2, "async")])
-def test_the_screen(wrappers: Any, num_envs: int, way: Any, tmp_path: Path) -> None:
+def test_the_cartpole_screen_is_restored(
+    wrappers: Any, num_envs: int, way: Any, tmp_path: Path
+) -> None:
     factory = EnvFactory("CartPole-v1", {"render_mode": "rgb_array"}, wrappers)
-    assert can_give_state(factory.make())
-    assert_goes_on(factory, num_envs, way, tmp_path)
-    assert (tmp_path / "state.pt").stat().st_size < 20_000  # no pictures are in it
+    assert supports_state(factory.make())
+    assert_continues_exactly(factory, num_envs, way, tmp_path)
+    assert (tmp_path / "state.pt").stat().st_size < 20_000  # contains no images
 
 
-def test_a_time_limit_goes_on_counting(tmp_path: Path) -> None:
+def test_the_step_count_of_a_time_limit_is_restored(tmp_path: Path) -> None:
     factory = EnvFactory("Acrobot-v1", {"max_episode_steps": 5})
-    assert_goes_on(factory, 2, "sync", tmp_path)
+    assert_continues_exactly(factory, 2, "sync", tmp_path)
 
 
 @pytest.mark.parametrize("way", ["single", "async"])
-def test_an_episode_is_played_again_where_a_state_cannot_be_had(way: Any, tmp_path: Path) -> None:
-    assert isinstance(EnvFactory("toy/Walk-v0").make(), Retraced)
+def test_environments_without_a_state_are_restored_by_replaying_actions(
+    way: Any, tmp_path: Path
+) -> None:
+    assert isinstance(EnvFactory("toy/Walk-v0").make(), RestoreByReplay)
     first, second = (EnvFactory("toy/Chance-v0").make_vector(1, way) for _ in range(2))
     first.reset(seed=3)
     second.reset(seed=99)
     for i in range(40):
-        files.save(vector_state(first), tmp_path, "state.pt")
+        files.save(vector_state(first), tmp_path / "state.pt")
         load_vector_state(second, files.load(tmp_path / "state.pt", "it"))
-        assert tape(first, 3, seed=i) == tape(second, 3, seed=i)
+        assert record_steps(first, 3, seed=i) == record_steps(second, 3, seed=i)
     first.close()
     second.close()
 
 
 @pytest.mark.parametrize("env_id", ["LunarLander-v3"])
-def test_box2d_is_played_again(env_id: str, tmp_path: Path) -> None:
+def test_box2d_is_restored_by_replaying_actions(env_id: str, tmp_path: Path) -> None:
     pytest.importorskip("Box2D", reason="needs the extra box2d")
-    assert_goes_on(EnvFactory(env_id), 2, "sync", tmp_path)
+    assert_continues_exactly(EnvFactory(env_id), 2, "sync", tmp_path)
 
 
 @pytest.mark.parametrize(("num_envs", "way"), [(1, "single"), (2, "sync"), (2, "async")])
-def test_an_environment_that_is_not_deterministic_is_found_out(num_envs: int, way: Any) -> None:
+def test_an_environment_that_is_not_deterministic_is_detected(num_envs: int, way: Any) -> None:
     envs = EnvFactory("toy/Fickle-v0").make_vector(num_envs, way)
     envs.reset(seed=0)
-    tape(envs, 3, seed=0)
-    with pytest.raises(CannotRestoreError, match="is not deterministic"):
+    record_steps(envs, 3, seed=0)
+    with pytest.raises(NotRestorableError, match="not deterministic"):
         load_vector_state(envs, vector_state(envs))
-    envs.reset()  # and it can still be used
-    tape(envs, 3, seed=0)
+    envs.reset()  # it can still be used
+    record_steps(envs, 3, seed=0)
     envs.close()
 
 
-def test_other_vectors_and_layers_are_refused() -> None:
+def test_states_of_other_vectors_or_layers_are_refused() -> None:
     cartpole = EnvFactory("CartPole-v1")
     saved = cartpole.make_vector(2, "sync")
     saved.reset(seed=0)
@@ -143,12 +147,12 @@ def test_other_vectors_and_layers_are_refused() -> None:
         cartpole.make_vector(2, "native"),
         EnvFactory("CartPole-v1", {}, [wrappers.NormalizeReward]).make_vector(2, "sync"),
     ):
-        with pytest.raises(CannotRestoreError):
+        with pytest.raises(NotRestorableError):
             load_vector_state(other, state)
 
 
 class Counter(gym.Env[Any, Any]):
-    """A user's environment with the two methods."""
+    """A custom environment that implements `Stateful`."""
 
     observation_space = gym.spaces.Box(0, 1e6, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -169,19 +173,23 @@ class Counter(gym.Env[Any, Any]):
         self.count, self.np_random = state["count"], state["rng"]
 
 
-def test_a_users_environment_takes_part_with_two_methods(tmp_path: Path) -> None:
+def test_a_custom_environment_is_restored_by_its_own_methods(tmp_path: Path) -> None:
     if "toy/Counter-v0" not in gym.registry:
         gym.register("toy/Counter-v0", Counter, max_episode_steps=15)
     factory = EnvFactory("toy/Counter-v0")
     first = factory.make_vector(2, "sync")
     first.reset(seed=0)
-    assert not isinstance(first.envs[0].env, Retraced)  # inside what gives it its number
-    assert_goes_on(factory, 2, "sync", tmp_path)
+    assert not isinstance(
+        first.envs[0].env, RestoreByReplay
+    )  # inside the wrapper that names failed environments
+    assert_continues_exactly(factory, 2, "sync", tmp_path)
 
 
 @pytest.mark.parametrize(("num_envs", "way"), [(1, "single"), (2, "sync"), (2, "async")])
-def test_arcade_environments_with_sticky_actions(num_envs: int, way: Any, tmp_path: Path) -> None:
+def test_atari_environments_with_sticky_actions_are_restored(
+    num_envs: int, way: Any, tmp_path: Path
+) -> None:
     pytest.importorskip("ale_py")
     env_id = "ale_py:ALE/Breakout-v5"
     factory = EnvFactory(env_id, {"obs_type": "ram", "repeat_action_probability": 0.25})
-    assert_goes_on(factory, num_envs, way, tmp_path)
+    assert_continues_exactly(factory, num_envs, way, tmp_path)

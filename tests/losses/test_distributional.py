@@ -5,17 +5,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqn_lightning.engines.tape import Tape
+from dqn_lightning.engines.op_recorder import OpRecorder
 from dqn_lightning.losses import distributional
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers_every_time() -> None:
+def fix_seed() -> None:
     torch.manual_seed(0)
 
 
 def naive_projection(z_p: Tensor, p: Tensor, z_q: Tensor) -> Tensor:
-    """Algorithm 1 of Bellemare, Dabney and Munos 2017, as printed, one atom after the other."""
+    """Algorithm 1 of Bellemare, Dabney and Munos 2017, one atom at a time."""
     first, last = z_q[0].item(), z_q[-1].item()
     spacing = (last - first) / (len(z_q) - 1)
     projected = torch.zeros(len(p), len(z_q), dtype=p.dtype)
@@ -23,7 +23,7 @@ def naive_projection(z_p: Tensor, p: Tensor, z_q: Tensor) -> Tensor:
         for z, mass in zip(z_p[row].tolist(), p[row].tolist(), strict=True):
             position = (min(max(z, first), last) - first) / spacing
             lower, upper = floor(position), ceil(position)
-            if lower == upper:  # where the printed one loses the mass
+            if lower == upper:  # the published algorithm loses the mass here
                 projected[row, lower] += mass
             else:
                 projected[row, lower] += mass * (upper - position)
@@ -31,7 +31,8 @@ def naive_projection(z_p: Tensor, p: Tensor, z_q: Tensor) -> Tensor:
     return projected
 
 
-def naive_quantile_huber(error: Tensor, taus: Tensor, delta: float) -> Tensor:
+def naive_quantile_huber(error: Tensor, taus: Tensor, kappa: float) -> Tensor:
+    """Quantile Huber loss, computed one error at a time."""
     losses = []
     for row in range(error.shape[0]):
         loss = 0.0
@@ -39,18 +40,19 @@ def naive_quantile_huber(error: Tensor, taus: Tensor, delta: float) -> Tensor:
             tau = (taus[row] if taus.ndim == 2 else taus)[i].item()
             for e in error[row, i].tolist():
                 size = abs(e)
-                if delta > 0:
-                    size = e**2 / 2 / delta if size <= delta else size - delta / 2
+                if kappa > 0:
+                    size = e**2 / 2 / kappa if size <= kappa else size - kappa / 2
                 loss += abs(tau - (e < 0)) * size / error.shape[2]
         losses.append(loss)
     return torch.tensor(losses, dtype=error.dtype)
 
 
-def probabilities(*shape: int) -> Tensor:
+def random_probabilities(*shape: int) -> Tensor:
+    """Random distributions over the last dimension, in double precision."""
     return torch.randn(*shape, dtype=torch.float64).softmax(dim=-1)
 
 
-def test_an_atom_shares_its_probability_between_its_neighbours() -> None:
+def test_projection_splits_the_probability_of_an_atom_between_its_neighbors() -> None:
     projected = distributional.categorical_projection(
         z_p=torch.tensor([[0.25, 1.5], [2.0, 1.0]]),
         p=torch.tensor([[0.5, 0.5], [0.75, 0.25]]),
@@ -59,7 +61,7 @@ def test_an_atom_shares_its_probability_between_its_neighbours() -> None:
     assert projected.tolist() == [[0.375, 0.125 + 0.25, 0.25], [0.0, 0.25, 0.75]]
 
 
-def test_atoms_beyond_the_ends_give_their_probability_to_the_ends() -> None:
+def test_projection_clips_atoms_outside_the_support_to_its_ends() -> None:
     projected = distributional.categorical_projection(
         z_p=torch.tensor([[-7.0, 1.0, 99.0], [5.0, 6.0, 7.0], [-5.0, -6.0, -7.0]]),
         p=torch.tensor([[0.5, 0.125, 0.375]] * 3),
@@ -69,8 +71,10 @@ def test_atoms_beyond_the_ends_give_their_probability_to_the_ends() -> None:
 
 
 @pytest.mark.parametrize("ends", [(-10.0, 10.0), (0.0, 500.0), (-1.3, 0.7)])
-def test_an_atom_on_another_gives_it_all_its_probability(ends: tuple[float, float]) -> None:
-    atoms = torch.linspace(*ends, 51)  # most of which float32 has to round
+def test_projection_moves_the_whole_probability_to_a_coinciding_atom(
+    ends: tuple[float, float],
+) -> None:
+    atoms = torch.linspace(*ends, 51)  # most of them are rounded in float32
     projected = distributional.categorical_projection(
         z_p=atoms[:, None], p=torch.ones(51, 1), z_q=atoms
     )
@@ -78,25 +82,25 @@ def test_an_atom_on_another_gives_it_all_its_probability(ends: tuple[float, floa
     torch.testing.assert_close(projected.sum(dim=1), torch.ones(51), atol=1e-6, rtol=0)
 
 
-def test_a_distribution_on_the_atoms_is_its_own_projection() -> None:
+def test_projection_onto_the_same_atoms_is_the_identity() -> None:
     atoms = torch.linspace(-10, 10, 51)
-    p = probabilities(8, 51).float()
+    p = random_probabilities(8, 51).float()
     projected = distributional.categorical_projection(atoms.expand(8, 51), p, atoms)
     torch.testing.assert_close(projected, p, atol=1e-5, rtol=0)  # positions are rounded
 
 
-def test_projection_equals_the_algorithm_as_printed() -> None:
-    z_p = torch.randn(16, 7, dtype=torch.float64) * 6  # some beyond the ends
-    p = probabilities(16, 7)
+def test_projection_equals_the_published_algorithm() -> None:
+    z_p = torch.randn(16, 7, dtype=torch.float64) * 6  # some outside the support
+    p = random_probabilities(16, 7)
     z_q = torch.linspace(-4, 8, 13, dtype=torch.float64)
     projected = distributional.categorical_projection(z_p, p, z_q)
     torch.testing.assert_close(projected, naive_projection(z_p, p, z_q))
 
 
-def test_projection_keeps_mass_everywhere_and_the_mean_inside_the_support() -> None:
+def test_projection_preserves_the_mass_and_inside_the_support_the_mean() -> None:
     z_q = torch.linspace(-10, 10, 51, dtype=torch.float64)
     z_p = torch.rand(32, 9, dtype=torch.float64) * 20 - 10
-    p = probabilities(32, 9)
+    p = random_probabilities(32, 9)
     inside = distributional.categorical_projection(z_p, p, z_q)
     torch.testing.assert_close((inside * z_q).sum(dim=1), (p * z_p).sum(dim=1))
     outside = distributional.categorical_projection(3 * z_p, p, z_q)
@@ -105,9 +109,9 @@ def test_projection_keeps_mass_everywhere_and_the_mean_inside_the_support() -> N
         assert projected.min() >= 0
 
 
-def test_categorical_q_learning_by_hand() -> None:
-    # Row 0: action 1 of the next observation returns 4 surely, so 1 + 0.5 * 4 = 3, which lies
-    # between the last two atoms. Row 1 ends: 2, the middle atom.
+def test_categorical_q_learning_equals_a_hand_computed_loss() -> None:
+    # Row 0: the next action is 1, whose return is 4 with certainty. The target 1 + 0.5 * 4 = 3 lies
+    # between the last two atoms. Row 1 is terminal: its target is 2, the middle atom.
     loss = distributional.categorical_q_learning(
         logits_tm1=torch.tensor([[[0.25, 0.25, 0.5], [9, 9, 9]], [[9, 9, 9], [0.25, 0.5, 0.25]]])
         .double()
@@ -119,31 +123,31 @@ def test_categorical_q_learning_by_hand() -> None:
         q_t_selector=torch.tensor([[0, 4], [7, 4]]).double(),
         atoms=torch.tensor([0, 2, 4]).double(),
     )
-    wanted = [-0.5 * log(0.25) - 0.5 * log(0.5), -log(0.5)]
-    torch.testing.assert_close(loss, torch.tensor(wanted).double())
+    expected = [-0.5 * log(0.25) - 0.5 * log(0.5), -log(0.5)]
+    torch.testing.assert_close(loss, torch.tensor(expected).double())
 
 
-def test_categorical_q_learning_equals_a_loop() -> None:
+def test_categorical_q_learning_equals_a_naive_loop() -> None:
     rows, actions, count = 16, 3, 11
     logits = torch.randn(rows, actions, count, dtype=torch.float64)
     a_tm1 = torch.randint(actions, (rows,))
     r_t = torch.randn(rows, dtype=torch.float64)
     discount_t = torch.rand(rows, dtype=torch.float64)
-    p_t = probabilities(rows, actions, count)
+    p_t = random_probabilities(rows, actions, count)
     selector = torch.randn(rows, actions, dtype=torch.float64)
     atoms = torch.linspace(-2, 2, count, dtype=torch.float64)
     loss = distributional.categorical_q_learning(
         logits, a_tm1, r_t, discount_t, p_t, selector, atoms
     )
-    wanted = torch.zeros_like(loss)
+    expected = torch.zeros_like(loss)
     for row in range(rows):
         values = selector[row].tolist()
         best = values.index(max(values))
         z = r_t[row] + discount_t[row] * atoms
         target = naive_projection(z[None], p_t[row, best][None], atoms)[0]
         p = logits[row, a_tm1[row]].exp() / logits[row, a_tm1[row]].exp().sum()
-        wanted[row] = -sum(t * q.log() for t, q in zip(target, p, strict=True))
-    torch.testing.assert_close(loss, wanted)
+        expected[row] = -sum(t * q.log() for t, q in zip(target, p, strict=True))
+    torch.testing.assert_close(loss, expected)
 
 
 def test_quantile_huber_sums_over_predictions_and_averages_over_targets() -> None:
@@ -156,80 +160,80 @@ def test_quantile_huber_sums_over_predictions_and_averages_over_targets() -> Non
     assert more_targets.item() == 0.5
 
 
-def test_quantile_huber_by_hand() -> None:
+def test_quantile_huber_equals_hand_computed_losses() -> None:
     error = torch.tensor([[[3.0], [-3.0]], [[-1.0], [1.0]]])
     taus = torch.tensor([[0.25, 0.25], [0.75, 0.125]])
-    wanted = {
+    expected = {
         0.0: [0.25 * 3 + 0.75 * 3, 0.25 * 1 + 0.125 * 1],
         1.0: [0.25 * 2.5 + 0.75 * 2.5, 0.25 * 0.5 + 0.125 * 0.5],
         2.0: [0.25 * 2 + 0.75 * 2, 0.25 * 0.25 + 0.125 * 0.25],
     }
-    for delta, losses in wanted.items():
-        assert distributional.quantile_huber(error, taus, delta).tolist() == losses
+    for kappa, losses in expected.items():
+        assert distributional.quantile_huber(error, taus, kappa).tolist() == losses
 
 
-@pytest.mark.parametrize("delta", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("kappa", [0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("shape", [(5,), (8, 5)])
-def test_quantile_huber_equals_a_loop(shape: tuple[int, ...], delta: float) -> None:
+def test_quantile_huber_equals_a_naive_loop(shape: tuple[int, ...], kappa: float) -> None:
     error = torch.randn(8, 5, 6, dtype=torch.float64) * 2
     taus = torch.rand(*shape, dtype=torch.float64)
-    loss = distributional.quantile_huber(error, taus, delta)
-    torch.testing.assert_close(loss, naive_quantile_huber(error, taus, delta))
+    loss = distributional.quantile_huber(error, taus, kappa)
+    torch.testing.assert_close(loss, naive_quantile_huber(error, taus, kappa))
 
 
-@pytest.mark.parametrize("delta", [0.0, 1.0])
-def test_the_gradient_of_quantile_huber_is_that_of_finite_differences(delta: float) -> None:
+@pytest.mark.parametrize("kappa", [0.0, 1.0])
+def test_the_gradient_of_quantile_huber_equals_finite_differences(kappa: float) -> None:
     error = (torch.randn(4, 3, 5, dtype=torch.float64) * 2).requires_grad_()
     taus = torch.rand(4, 3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda e: distributional.quantile_huber(e, taus, delta), error)
+    assert torch.autograd.gradcheck(lambda e: distributional.quantile_huber(e, taus, kappa), error)
 
 
-@pytest.mark.parametrize("delta", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("kappa", [0.1, 1.0, 30.0])
 @pytest.mark.parametrize("shape", [(5, 7), (40, 60), (1, 1), (3, 200)])
-def test_sorting_changes_neither_the_loss_nor_its_gradient(
-    shape: tuple[int, int], delta: float
+def test_sorted_quantile_huber_has_the_loss_and_gradient_of_quantile_huber(
+    shape: tuple[int, int], kappa: float
 ) -> None:
     prediction = torch.randn(4, shape[0], dtype=torch.float64, requires_grad=True)
     target = 3 * torch.randn(4, shape[1], dtype=torch.float64) + 100
-    target[1] = target[1].round()  # targets that are equal, and just delta away
+    target[1] = target[1].round()  # ties, and errors of exactly kappa
     with torch.no_grad():
         prediction += 100
         prediction[1] = prediction[1].round()
-        prediction[2] += 50  # all beyond the targets
+        prediction[2] += 50  # all predictions are above the targets
     for taus in (torch.rand(shape[0]).double(), torch.rand(4, shape[0]).double()):
         losses = [
-            distributional.quantile_huber(target[:, None] - prediction[:, :, None], taus, delta),
-            distributional.sorted_quantile_huber(prediction, taus, target, delta),
+            distributional.quantile_huber(target[:, None] - prediction[:, :, None], taus, kappa),
+            distributional.sorted_quantile_huber(prediction, taus, target, kappa),
         ]
         torch.testing.assert_close(*losses)
         gradients = [torch.autograd.grad(loss.sum(), prediction)[0] for loss in losses]
         torch.testing.assert_close(*gradients)
 
 
-def test_many_quantiles_are_compared_in_single_precision_too() -> None:
+def test_sorted_quantile_huber_is_accurate_in_single_precision() -> None:
     quantiles = (torch.randn(8, 2, 200) + 300).requires_grad_()
     target, taus = 20 * torch.randn(8, 200) + 300, (torch.arange(200) + 0.5) / 200
     action = torch.arange(8) % 2
     loss, _ = distributional.quantile_regression(quantiles, taus, action, target)
     error = target[:, None].double() - quantiles[torch.arange(8), action].double()[:, :, None]
-    wanted = distributional.quantile_huber(error, taus.double())
-    torch.testing.assert_close(loss.double(), wanted, rtol=1e-4, atol=1e-3)
+    expected = distributional.quantile_huber(error, taus.double())
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-3)
     (gradient,) = torch.autograd.grad(loss.sum(), quantiles)
-    (expected,) = torch.autograd.grad(wanted.sum(), quantiles)
+    (expected,) = torch.autograd.grad(expected.sum(), quantiles)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_minimises_quantile_regression_is_the_quantile() -> None:
+def test_quantile_regression_is_minimized_by_the_quantile() -> None:
     samples = torch.arange(1.0, 101.0)  # their 25 % quantile lies between 25 and 26
     predictions = torch.arange(0.0, 100.0) + 0.5
     error = samples - predictions[:, None, None]  # [100 predictions, 1, 100]
-    loss = distributional.quantile_huber(error, torch.tensor([0.25]), delta=0.0)
+    loss = distributional.quantile_huber(error, torch.tensor([0.25]), kappa=0.0)
     assert predictions[loss.argmin()] == 25.5
 
 
-def test_quantile_q_learning_by_hand() -> None:
+def test_quantile_q_learning_equals_a_hand_computed_loss() -> None:
     # Row 0: targets 1 + 0.5 * (4, 8) = (3, 5) against predictions (2, 5), errors (1, 3), (-2, 0).
-    # Row 1 ends: targets (2, 2) against (0, 2), errors (2, 2), (0, 0).
+    # Row 1 is terminal: targets (2, 2) against (0, 2), errors (2, 2), (0, 0).
     loss, difference = distributional.quantile_q_learning(
         quantiles_tm1=torch.tensor([[[9.0, 9.0], [2.0, 5.0]], [[0.0, 2.0], [9.0, 9.0]]]),
         taus=torch.tensor([0.25, 0.75]),
@@ -247,7 +251,7 @@ def test_quantile_q_learning_by_hand() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4,), (8, 4)])
-def test_quantile_q_learning_equals_a_loop(shape: tuple[int, ...]) -> None:
+def test_quantile_q_learning_equals_a_naive_loop(shape: tuple[int, ...]) -> None:
     rows, actions, predicted, compared = 8, 3, 4, 6
     quantiles_tm1 = torch.randn(rows, actions, predicted, dtype=torch.float64)
     quantiles_t = torch.randn(rows, actions, compared, dtype=torch.float64)
@@ -257,7 +261,7 @@ def test_quantile_q_learning_equals_a_loop(shape: tuple[int, ...]) -> None:
     discount_t = torch.rand(rows, dtype=torch.float64)
     selector = torch.randn(rows, actions, dtype=torch.float64)
     loss, difference = distributional.quantile_q_learning(
-        quantiles_tm1, taus, a_tm1, r_t, discount_t, quantiles_t, selector, delta=0.5
+        quantiles_tm1, taus, a_tm1, r_t, discount_t, quantiles_t, selector, kappa=0.5
     )
     error = torch.zeros(rows, predicted, compared, dtype=torch.float64)
     for row in range(rows):
@@ -271,28 +275,30 @@ def test_quantile_q_learning_equals_a_loop(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(difference, error.mean(dim=(1, 2)))
 
 
-def test_soft_quantiles_equal_a_loop() -> None:
+def test_soft_quantiles_equal_a_naive_loop() -> None:
     quantiles = torch.randn(8, 3, 5, dtype=torch.float64)
     q, temperature = quantiles.mean(dim=2), 0.3
-    wanted = torch.zeros(8, 5, dtype=torch.float64)
+    expected = torch.zeros(8, 5, dtype=torch.float64)
     for row in range(8):
         weights = [(value / temperature).exp() for value in q[row]]
         for a, weight in enumerate(weights):
             policy = weight / sum(weights)
-            wanted[row] += policy * (quantiles[row, a] - temperature * policy.log())
-    torch.testing.assert_close(distributional.soft_quantiles(quantiles, q, temperature), wanted)
+            expected[row] += policy * (quantiles[row, a] - temperature * policy.log())
+    torch.testing.assert_close(distributional.soft_quantiles(quantiles, q, temperature), expected)
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-40])
-def test_soft_quantiles_of_a_cold_policy_are_those_of_the_greedy_action(temperature: float) -> None:
+def test_soft_quantiles_at_low_temperature_are_those_of_the_greedy_action(
+    temperature: float,
+) -> None:
     quantiles = torch.randn(8, 3, 5) * 100
     q = quantiles.mean(dim=2)
-    wanted = torch.stack([quantiles[row, q[row].argmax()] for row in range(8)])
-    torch.testing.assert_close(distributional.soft_quantiles(quantiles, q, temperature), wanted)
+    expected = torch.stack([quantiles[row, q[row].argmax()] for row in range(8)])
+    torch.testing.assert_close(distributional.soft_quantiles(quantiles, q, temperature), expected)
 
 
 def losses_of(x: Tensor, y: Tensor) -> list[Tensor]:
-    """Every loss with predictions x and what makes its target of y, both [4, 3, 5]."""
+    """Return every loss with predictions x and targets computed from y, both [4, 3, 5]."""
     rows, atoms = torch.arange(4) % 3, torch.linspace(-1, 1, 5)
     means = y.mean(dim=2)
     transition = (rows, means[:, 0], means[:, 1])
@@ -306,7 +312,7 @@ def losses_of(x: Tensor, y: Tensor) -> list[Tensor]:
     ]
 
 
-def test_gradients_flow_through_the_predictions_of_actions_taken_only() -> None:
+def test_gradients_flow_only_through_the_predictions_of_the_actions_taken() -> None:
     x, y = (torch.randn(4, 3, 5, requires_grad=True) for _ in range(2))
     for loss in losses_of(x, y):
         assert loss.shape == (4,)
@@ -318,7 +324,7 @@ def test_gradients_flow_through_the_predictions_of_actions_taken_only() -> None:
         assert torch.equal(x.grad.abs().sum(dim=2) > 0, taken)
 
 
-def test_temporal_differences_carry_no_gradient() -> None:
+def test_quantile_temporal_differences_have_no_gradient() -> None:
     x, target = torch.randn(4, 3, 5, requires_grad=True), torch.randn(4, 2)
     _, difference = distributional.quantile_regression(
         x, torch.rand(5), torch.zeros(4, dtype=torch.int64), target
@@ -326,24 +332,24 @@ def test_temporal_differences_carry_no_gradient() -> None:
     assert not difference.requires_grad
 
 
-def test_losses_and_gradients_can_be_recorded_and_repeated_with_other_numbers() -> None:
+def test_losses_and_gradients_can_be_recorded_and_replayed_with_other_inputs() -> None:
     x, y = torch.randn(4, 3, 5, requires_grad=True), torch.randn(4, 3, 5)
 
     def differentiate() -> list[Tensor]:
         losses = losses_of(x, y)
         return [*losses, *(torch.autograd.grad(loss.sum(), x)[0] for loss in losses)]
 
-    tape = Tape()
-    with tape:
+    recorder = OpRecorder()
+    with recorder:
         results = differentiate()
-    kept = tape.keep(*results)
+    recorded = recorder.finish(*results)
     with torch.no_grad():
         x.normal_()
         y.normal_()
-    before = [result.clone() for result in kept]
-    tape()
-    for result, old, wanted in zip(kept, before, differentiate(), strict=True):
-        torch.testing.assert_close(result, wanted)
+    before = [result.clone() for result in recorded]
+    recorder()
+    for result, old, expected in zip(recorded, before, differentiate(), strict=True):
+        torch.testing.assert_close(result, expected)
         assert not torch.allclose(result, old)
 
 
@@ -353,7 +359,7 @@ a = torch.zeros(3, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
-    ("formula", "arguments", "named"),
+    ("formula", "arguments", "message"),
     [
         (distributional.categorical_projection, (K, A, K), "z_p must have rank 2"),
         (distributional.categorical_projection, (A, B, K), "p must have rank 2"),
@@ -379,8 +385,8 @@ a = torch.zeros(3, dtype=torch.int64)
         (distributional.soft_quantiles, (AK, B, 1.0), "q must have rank 2"),
     ],
 )
-def test_wrong_ranks_are_refused(
-    formula: Callable[..., object], arguments: tuple[object, ...], named: str
+def test_tensors_of_the_wrong_rank_are_rejected(
+    formula: Callable[..., object], arguments: tuple[object, ...], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=message):
         formula(*arguments)

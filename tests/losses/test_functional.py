@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqn_lightning.engines.tape import Tape
+from dqn_lightning.engines.op_recorder import OpRecorder
 from dqn_lightning.losses import DQN, functional
 from dqn_lightning.types import Batch, QValues
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers_every_time() -> None:
+def fix_seed() -> None:
     torch.manual_seed(0)
 
 
-def test_q_learning_by_hand() -> None:
+def test_q_learning_equals_hand_computed_errors() -> None:
     error = functional.q_learning(
         q_tm1=torch.tensor([[1.0, 5.0], [2.0, 7.0]]),
         a_tm1=torch.tensor([1, 0]),
@@ -27,7 +27,7 @@ def test_q_learning_by_hand() -> None:
     assert error.tolist() == [10 + 0.5 * 6 - 5, 20 - 2]
 
 
-def test_double_q_learning_by_hand() -> None:
+def test_double_q_learning_equals_hand_computed_errors() -> None:
     error = functional.double_q_learning(
         q_tm1=torch.tensor([[1.0, 5.0], [2.0, 7.0]]),
         a_tm1=torch.tensor([1, 0]),
@@ -39,7 +39,7 @@ def test_double_q_learning_by_hand() -> None:
     assert error.tolist() == [10 + 0.5 * 4 - 5, 20 - 2]
 
 
-def test_columns_are_refused_where_they_would_broadcast_to_a_square() -> None:
+def test_column_vectors_that_would_broadcast_to_a_matrix_are_rejected() -> None:
     q, one = torch.zeros(3, 2), torch.zeros(3)
     with pytest.raises(ValueError, match=r"r_t must have rank 1, got shape \(3, 1\)"):
         functional.q_learning(q, one.long(), one[:, None], one, q)
@@ -47,38 +47,41 @@ def test_columns_are_refused_where_they_would_broadcast_to_a_square() -> None:
         functional.q_learning(q, one.long(), one, one, one)
 
 
-def test_rescaling_by_hand() -> None:
+def test_rescaling_equals_hand_computed_values() -> None:
     assert functional.rescale(torch.tensor([0.0, 3.0, -15.0]), eps=0.0).tolist() == [0, 1, -3]
     assert functional.unrescale(torch.tensor([0.0, 1.0, -3.0]), eps=0.0).tolist() == [0, 3, -15]
     assert functional.rescale(torch.tensor([8.0]), eps=0.25).tolist() == [2 + 0.25 * 8]
 
 
-def test_rescaling_equals_the_printed_formulas() -> None:
+def test_rescaling_equals_the_published_formulas() -> None:
     x = torch.randn(100, dtype=torch.float64) * 100
     for eps in (1e-3, 1e-2, 0.5):
         signs = [1 if number > 0 else -1 for number in x.tolist()]
-        wanted = [
+        expected = [
             sign * (sqrt(abs(number) + 1) - 1) + eps * number
             for sign, number in zip(signs, x.tolist(), strict=True)
         ]
-        torch.testing.assert_close(functional.rescale(x, eps), torch.tensor(wanted).to(x))
-        wanted = [
+        torch.testing.assert_close(functional.rescale(x, eps), torch.tensor(expected).to(x))
+        expected = [
             sign * (((sqrt(1 + 4 * eps * (abs(number) + 1 + eps)) - 1) / (2 * eps)) ** 2 - 1)
             for sign, number in zip(signs, x.tolist(), strict=True)
         ]
         torch.testing.assert_close(
-            functional.unrescale(x, eps), torch.tensor(wanted, dtype=x.dtype), rtol=1e-6, atol=1e-9
+            functional.unrescale(x, eps),
+            torch.tensor(expected, dtype=x.dtype),
+            rtol=1e-6,
+            atol=1e-9,
         )
 
 
-def test_rescaling_and_its_inverse_undo_each_other_in_single_precision() -> None:
+def test_rescale_and_unrescale_are_inverse_in_single_precision() -> None:
     small = torch.logspace(-6, 4, 1001)
     x = torch.cat([-small, torch.zeros(1), small])
     torch.testing.assert_close(functional.unrescale(functional.rescale(x)), x, rtol=2e-6, atol=0)
     torch.testing.assert_close(functional.rescale(functional.unrescale(x)), x, rtol=2e-6, atol=0)
 
 
-def test_the_target_of_rescaled_values_is_rescaled_after_the_reward_is_added() -> None:
+def test_rescaled_targets_add_the_reward_to_the_unrescaled_value() -> None:
     h, inverse = functional.rescale, functional.unrescale
     q_tm1, q_t, selector = (torch.randn(8, 3, dtype=torch.float64) * 5 for _ in range(3))
     a_tm1 = torch.randint(3, (8,))
@@ -96,6 +99,7 @@ def test_the_target_of_rescaled_values_is_rescaled_after_the_reward_is_added() -
 
 
 def naive_log_policy(q: Tensor, temperature: float) -> Tensor:
+    """Logarithm of the softmax policy, computed from its definition."""
     rows = []
     for row in q.tolist():
         weights = [exp(value / temperature) for value in row]
@@ -103,15 +107,15 @@ def naive_log_policy(q: Tensor, temperature: float) -> Tensor:
     return torch.tensor(rows, dtype=q.dtype)
 
 
-def test_log_policy_equals_the_definition() -> None:
+def test_scaled_log_policy_equals_its_definition() -> None:
     q = torch.randn(8, 3, dtype=torch.float64)
     for temperature in (0.1, 1.0, 10.0):
-        wanted = naive_log_policy(q, temperature)
+        expected = naive_log_policy(q, temperature)
         scaled = functional.scaled_log_policy(q, temperature)
-        torch.testing.assert_close(scaled, temperature * wanted)
+        torch.testing.assert_close(scaled, temperature * expected)
 
 
-def test_log_policy_by_hand() -> None:
+def test_scaled_log_policy_equals_hand_computed_probabilities() -> None:
     q = torch.tensor([[0.0, log(3.0)], [2 * log(4.0), 0.0]], dtype=torch.float64)
     torch.testing.assert_close(
         functional.scaled_log_policy(q, 1.0).exp()[0], torch.tensor([0.25, 0.75]).double()
@@ -122,16 +126,16 @@ def test_log_policy_by_hand() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-40])
-def test_scaled_log_policy_of_a_cold_policy_is_the_distance_from_the_best(
+def test_scaled_log_policy_at_low_temperature_is_the_difference_to_the_best_value(
     temperature: float,
 ) -> None:
     scaled = functional.scaled_log_policy(torch.tensor([[100.0, 300.0, -50.0]]), temperature)
     torch.testing.assert_close(scaled, torch.tensor([[-200.0, 0.0, -350.0]]))
 
 
-def test_munchausen_by_hand() -> None:
+def test_munchausen_q_learning_equals_hand_computed_errors() -> None:
     # Row 0: both policies are uniform over two actions, temperature ln pi = -ln 2.
-    # Row 1: the action taken is 3 worse than the other, clipped to -1; it ends the episode.
+    # Row 1: the action taken is worse by 3, which is clipped to -1; the transition is terminal.
     error = functional.munchausen_q_learning(
         q_tm1=torch.tensor([[1.0, 9.0], [9.0, 2.0]]),
         a_tm1=torch.tensor([0, 1]),
@@ -142,11 +146,11 @@ def test_munchausen_by_hand() -> None:
         alpha=0.5,
         temperature=1.0,
     )
-    wanted = [10 - 0.5 * log(2) + 0.5 * (6 + log(2)) - 1, 20 - 0.5 - 2]
-    torch.testing.assert_close(error, torch.tensor(wanted))
+    expected = [10 - 0.5 * log(2) + 0.5 * (6 + log(2)) - 1, 20 - 0.5 - 2]
+    torch.testing.assert_close(error, torch.tensor(expected))
 
 
-def test_munchausen_equals_a_loop() -> None:
+def test_munchausen_q_learning_equals_a_naive_loop() -> None:
     alpha, temperature, clip = 0.7, 0.5, -0.6
     q_tm1, q_t, q_tm1_target = (torch.randn(16, 3, dtype=torch.float64) for _ in range(3))
     a_tm1 = torch.randint(3, (16,))
@@ -172,7 +176,7 @@ def test_munchausen_equals_a_loop() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-40])
-def test_munchausen_without_bonus_and_of_a_cold_policy_is_q_learning(temperature: float) -> None:
+def test_munchausen_with_alpha_0_at_low_temperature_equals_q_learning(temperature: float) -> None:
     q_tm1, q_t, q_tm1_target = (torch.randn(16, 3) * 100 for _ in range(3))
     transition = (q_tm1, torch.randint(3, (16,)), torch.randn(16), torch.rand(16), q_t)
     torch.testing.assert_close(
@@ -182,7 +186,7 @@ def test_munchausen_without_bonus_and_of_a_cold_policy_is_q_learning(temperature
 
 
 def errors_of(x: Tensor, y: Tensor) -> list[Tensor]:
-    """Every error with predictions x and what makes its target of y, both [4, 3]."""
+    """Return every error with predictions x and targets computed from y, both [4, 3]."""
     transition = (x, torch.arange(4) % 3, y[:, 0], y[:, 1], y)
     return [
         functional.q_learning(*transition),
@@ -193,7 +197,7 @@ def errors_of(x: Tensor, y: Tensor) -> list[Tensor]:
     ]
 
 
-def test_gradients_flow_through_predictions_only() -> None:
+def test_gradients_flow_only_through_predictions() -> None:
     x, y = (torch.randn(4, 3, requires_grad=True) for _ in range(2))
     for error in errors_of(x, y):
         x.grad = None
@@ -203,17 +207,17 @@ def test_gradients_flow_through_predictions_only() -> None:
         assert torch.equal(x.grad, -torch.nn.functional.one_hot(torch.arange(4) % 3, 3).float())
 
 
-def test_errors_can_be_recorded_and_repeated_with_other_numbers() -> None:
+def test_errors_can_be_recorded_and_replayed_with_other_inputs() -> None:
     x, y = torch.randn(4, 3), torch.randn(4, 3)
-    tape = Tape()
-    with tape:
+    recorder = OpRecorder()
+    with recorder:
         results = errors_of(x, y)
-    kept = tape.keep(*results)
+    recorded = recorder.finish(*results)
     x.normal_()
     y.normal_()
-    tape()
-    wanted = errors_of(x, y)
-    torch.testing.assert_close(kept, wanted)
+    recorder()
+    expected = errors_of(x, y)
+    torch.testing.assert_close(recorded, expected)
 
 
 B, A, AK = torch.zeros(3), torch.zeros(3, 2), torch.zeros(3, 2, 5)
@@ -221,7 +225,7 @@ a = torch.zeros(3, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
-    ("formula", "arguments", "named"),
+    ("formula", "arguments", "message"),
     [
         (functional.scaled_log_policy, (AK, 1.0), "q must have rank 2"),
         (functional.soft_value, (B, 1.0), "q must have rank 2"),
@@ -235,24 +239,24 @@ a = torch.zeros(3, dtype=torch.int64)
         (functional.munchausen_q_learning, (A, a, B, B, A, B), "q_tm1_target must have rank 2"),
     ],
 )
-def test_wrong_ranks_are_refused(
-    formula: Callable[..., Tensor], arguments: tuple[object, ...], named: str
+def test_tensors_of_the_wrong_rank_are_rejected(
+    formula: Callable[..., Tensor], arguments: tuple[object, ...], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=message):
         formula(*arguments)
 
 
-def test_huber_is_quadratic_near_zero_and_linear_beyond() -> None:
+def test_huber_is_quadratic_up_to_kappa_and_linear_beyond() -> None:
     error = torch.linspace(-5, 5, 101)
-    for delta in (0.5, 1.0, 2.0):
+    for kappa in (0.5, 1.0, 2.0):
         size = error.abs()
-        wanted = torch.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
-        torch.testing.assert_close(functional.huber(error, delta), wanted)
+        expected = torch.where(size <= kappa, size**2 / 2, kappa * (size - kappa / 2))
+        torch.testing.assert_close(functional.huber(error, kappa), expected)
 
 
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("loss", ["huber", "squared"])
-def test_the_gradient_flows_through_the_online_network_only(loss: str, double: bool) -> None:
+def test_the_gradient_flows_only_through_the_online_network(loss: str, double: bool) -> None:
     online, target = (torch.nn.Linear(2, 3) for _ in range(2))
     batch = Batch(
         obs=torch.randn(4, 2),
@@ -265,7 +269,7 @@ def test_the_gradient_flows_through_the_online_network_only(loss: str, double: b
     )
 
     def values(network: torch.nn.Module) -> Any:
-        return lambda obs, draw: QValues(network(obs))
+        return lambda obs, noise: QValues(network(obs))
 
     output = DQN(loss, double)(values(online), values(target), batch)
     output.loss.mean().backward()

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
-from dqn_lightning.networks.acting import _NotKnown, greedy_policy, value_functions
+from dqn_lightning.networks.acting import NoNumpyEquivalent, greedy_policy, numpy_functions
 
 
-class Unknown(nn.Module):
-    """A head and a torso of somebody else's."""
+class CustomTorso(nn.Module):
+    """A user's torso, whose output depends on the training mode."""
 
     def __init__(self, ins: object, outs: int = 5) -> None:
         super().__init__()
@@ -21,14 +21,14 @@ class Unknown(nn.Module):
         return self.layers(x)
 
 
-class UnknownHead(ValueHead):
-    """Acts on the smallest value."""
+class NegatedHead(ValueHead):
+    """A user's subclass of `ValueHead` that negates the values."""
 
     def forward(self, features: torch.Tensor) -> object:
         return super().forward(features)._replace(q_values=-self.values(features))
 
 
-def actions(network: QNetwork, obs: torch.Tensor) -> torch.Tensor:
+def greedy_actions(network: QNetwork, obs: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
         return network(obs).q_values.argmax(1)
 
@@ -40,16 +40,18 @@ def actions(network: QNetwork, obs: torch.Tensor) -> torch.Tensor:
         (partial(MLP, widths=(7, 5, 3), activation=nn.Tanh), ValueHead),
         (partial(MLP, widths=(7,), activation=nn.GELU), ValueHead),
         (partial(MLP, widths=()), ValueHead),
-        (MLP, UnknownHead),
-        (Unknown, ValueHead),
+        (MLP, NegatedHead),
+        (CustomTorso, ValueHead),
     ],
 )
-def test_actions_are_those_of_the_network(torso: object, head: object) -> None:
+def test_the_greedy_policy_maximizes_the_networks_action_values(
+    torso: object, head: object
+) -> None:
     torch.manual_seed(0)
     network = QNetwork((4,), 3, torso, head).eval()
     obs = torch.randn(10_000, 4)
-    assert np.array_equal(greedy_policy(network)(obs.numpy()), actions(network, obs))
-    assert np.array_equal(greedy_policy(network)(obs[:1].numpy()), actions(network, obs[:1]))
+    assert np.array_equal(greedy_policy(network)(obs.numpy()), greedy_actions(network, obs))
+    assert np.array_equal(greedy_policy(network)(obs[:1].numpy()), greedy_actions(network, obs[:1]))
 
 
 @pytest.mark.parametrize(
@@ -60,34 +62,34 @@ def test_actions_are_those_of_the_network(torso: object, head: object) -> None:
         ((2, 3, 4), torch.randint(0, 255, (200, 2, 3, 4), dtype=torch.uint8)),
     ],
 )
-def test_numpy_computes_the_values_that_calling_the_network_does(
+def test_the_numpy_path_computes_the_networks_action_values(
     shape: tuple[int, ...], obs: torch.Tensor
 ) -> None:
     torch.manual_seed(0)
     network = QNetwork(shape, 3, partial(MLP, widths=(120, 84)), ValueHead)
     values = obs.numpy()
-    for function in value_functions(network):
+    for function in numpy_functions(network):
         values = function(values)
     assert values.dtype == "float32"
     expected = network(obs).q_values.detach()
     torch.testing.assert_close(torch.from_numpy(values), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_numpy_is_used_for_what_it_can_do_alone() -> None:
-    assert value_functions(QNetwork((4,), 3, MLP, ValueHead))
+def test_the_numpy_path_is_used_only_for_supported_networks() -> None:
+    assert numpy_functions(QNetwork((4,), 3, MLP, ValueHead))
     others = [
-        QNetwork((4,), 3, MLP, UnknownHead),
+        QNetwork((4,), 3, MLP, NegatedHead),
         QNetwork((1,), 3, MLP, ValueHead, obs_classes=(5,)),
         QNetwork((4,), 3, MLP, ValueHead).double(),
     ]
     for network in others:
-        with pytest.raises(_NotKnown):
-            value_functions(network)
+        with pytest.raises(NoNumpyEquivalent):
+            numpy_functions(network)
 
 
-def test_weights_are_as_they_are_at_the_time_and_in_eval_mode() -> None:
+def test_the_policy_uses_the_current_weights_in_evaluation_mode() -> None:
     torch.manual_seed(0)
-    network = QNetwork((4,), 3, Unknown, ValueHead).train()
+    network = QNetwork((4,), 3, CustomTorso, ValueHead).train()
     policy = greedy_policy(network)
     obs = torch.randn(50, 4)
     before = policy(obs)
@@ -100,7 +102,7 @@ def test_weights_are_as_they_are_at_the_time_and_in_eval_mode() -> None:
 
 
 @pytest.mark.parametrize("place", ["network", "torso", "layer", "head", "values"])
-def test_hooks_are_called(place: str) -> None:
+def test_acting_calls_forward_hooks(place: str) -> None:
     network = QNetwork((4,), 3, MLP, ValueHead)
     hooked = {
         "network": network,
@@ -115,20 +117,20 @@ def test_hooks_are_called(place: str) -> None:
     assert seen == [1]
 
 
-class Noisy(nn.Linear):
-    """Inherits from a layer that is the same in both modes, and is not."""
+class ModeDependentLinear(nn.Linear):
+    """Subclass of a mode-independent layer that depends on the mode: it adds noise in training."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) + (torch.randn(self.out_features) if self.training else 0)
 
 
-def test_layers_that_inherit_from_known_ones_are_switched() -> None:
+def test_set_mode_switches_subclasses_of_mode_independent_layers() -> None:
     def torso(obs_shape: tuple[int, ...]) -> nn.Module:
-        return nn.Sequential(Noisy(*obs_shape, 5), nn.ReLU())
+        return nn.Sequential(ModeDependentLinear(*obs_shape, 5), nn.ReLU())
 
     network = QNetwork((4,), 3, torso, ValueHead)
-    network.switch(training=False)
+    network.set_mode(training=False)
     obs = torch.randn(9, 4)
     assert torch.equal(network(obs).q_values, network(obs).q_values)
-    network.switch(training=True)
+    network.set_mode(training=True)
     assert not torch.equal(network(obs).q_values, network(obs).q_values)

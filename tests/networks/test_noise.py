@@ -12,7 +12,7 @@ from dqn_lightning.networks.acting import greedy_policy
 from dqn_lightning.networks.layers import make_noisy
 
 
-def test_a_noisy_layer_has_the_weights_of_the_paper() -> None:
+def test_a_noisy_layer_equals_the_formula_of_the_paper() -> None:
     layer = NoisyLinear(3, 2)
     nn.init.normal_(layer.weight_sigma), nn.init.normal_(layer.bias_sigma)
     x, noise = torch.randn(4, 3), torch.randn(1, 5)
@@ -23,7 +23,7 @@ def test_a_noisy_layer_has_the_weights_of_the_paper() -> None:
     torch.testing.assert_close(layer(x), x @ weight.T + bias)
 
 
-def test_layers_without_biases_can_be_noisy() -> None:
+def test_a_noisy_layer_may_have_no_bias() -> None:
     network = nn.Sequential(nn.Linear(3, 2, bias=False))
     make_noisy(network)
     (layer,) = network
@@ -34,7 +34,7 @@ def test_layers_without_biases_can_be_noisy() -> None:
     torch.testing.assert_close(layer(x[:1]), x[:1] @ weight.T)
 
 
-def test_noise_for_some_rows_only_is_refused() -> None:
+def test_noise_for_another_number_of_rows_is_rejected() -> None:
     layer = NoisyLinear(3, 2)
     layer.noise = torch.randn(2, 5)
     with pytest.raises(RuntimeError):
@@ -42,7 +42,7 @@ def test_noise_for_some_rows_only_is_refused() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 6, 3)])
-def test_rows_may_have_noise_of_their_own(shape: tuple[int, ...]) -> None:
+def test_each_row_may_have_separate_noise(shape: tuple[int, ...]) -> None:
     layer, x, noise = NoisyLinear(3, 2), torch.randn(shape), torch.randn(4, 5)
     layer.noise = noise
     together = layer(x)
@@ -51,7 +51,7 @@ def test_rows_may_have_noise_of_their_own(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(together[i], layer(x[i : i + 1])[0])
 
 
-def test_all_linear_layers_become_noisy_with_the_means_they_had() -> None:
+def test_make_noisy_replaces_all_linear_layers_and_keeps_their_parameters_as_means() -> None:
     network = nn.Sequential(
         nn.Linear(16, 4), nn.ModuleDict({"deep": nn.Sequential(nn.Linear(4, 2))})
     )
@@ -65,9 +65,9 @@ def test_all_linear_layers_become_noisy_with_the_means_they_had() -> None:
     assert layers[1].bias_sigma.unique().tolist() == [0.25]
 
 
-def test_noise_is_the_signed_root_of_a_normal_variable() -> None:
+def test_layer_noise_is_the_signed_square_root_of_a_normal_variable() -> None:
     network = QNetwork((4,), 2, MLP, ValueHead, noisy_sigma=0.5)
-    noise = network.draw_noise(200, torch.Generator().manual_seed(0))
+    noise = network.sample_layer_noise(200, torch.Generator().manual_seed(0))
     sizes = [
         layer.in_features + layer.out_features
         for layer in network.modules()
@@ -79,47 +79,47 @@ def test_noise_is_the_signed_root_of_a_normal_variable() -> None:
     assert noise.pow(4).mean().item() == pytest.approx(1, abs=0.02)  # E z^2
 
 
-def test_online_selector_and_target_have_noise_of_their_own() -> None:
+def test_online_selector_and_target_have_independent_noise() -> None:
     network = QNetwork((4,), 2, MLP, ImplicitQuantileHead, noisy_sigma=0.5)
-    draws: Any = network.draws(7, torch.Generator())
-    correlations = torch.corrcoef(torch.cat([draw.noise for draw in draws]))
+    noise: Any = network.sample_update_noise(7, torch.Generator())
+    correlations = torch.corrcoef(torch.cat([one_pass.layer_noise for one_pass in noise]))
     assert (correlations - torch.eye(3)).abs().max() < 0.2
-    assert not torch.equal(draws.online.fractions, draws.target.fractions)
-    again: Any = network.draws(7, torch.Generator())
-    assert all(torch.equal(a.noise, b.noise) for a, b in zip(draws, again, strict=True))
+    assert not torch.equal(noise.online.taus, noise.target.taus)
+    again: Any = network.sample_update_noise(7, torch.Generator())
+    assert all(torch.equal(a.layer_noise, b.layer_noise) for a, b in zip(noise, again, strict=True))
 
 
-def test_networks_without_chance_draw_nothing() -> None:
-    chance = torch.Generator()
-    before = chance.get_state()
-    assert QNetwork((4,), 2, MLP, ValueHead).draws(5, chance) is None
-    assert torch.equal(chance.get_state(), before)
+def test_deterministic_networks_use_no_random_numbers() -> None:
+    rng = torch.Generator()
+    before = rng.get_state()
+    assert QNetwork((4,), 2, MLP, ValueHead).sample_update_noise(5, rng) is None
+    assert torch.equal(rng.get_state(), before)
 
 
-def test_a_copy_has_noisy_layers_of_its_own() -> None:
+def test_a_deep_copy_sets_the_noise_of_its_own_layers() -> None:
     network = QNetwork((4,), 2, MLP, ValueHead, noisy_sigma=0.5)
     other, obs = copy.deepcopy(network), torch.randn(3, 4)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-    draws = other.draws(3, torch.Generator())
-    assert draws is not None
-    assert torch.equal(network(obs, draws.online).q_values, torch.zeros(3, 2))
-    assert other(obs, draws.online).q_values.abs().min() > 0
+    noise = other.sample_update_noise(3, torch.Generator())
+    assert noise is not None
+    assert torch.equal(network(obs, noise.online).q_values, torch.zeros(3, 2))
+    assert other(obs, noise.online).q_values.abs().min() > 0
 
 
-def test_every_environment_acts_with_noise_of_its_own_in_every_step() -> None:
+def test_each_environment_and_step_gets_new_noise() -> None:
     torch.manual_seed(0)
     network = QNetwork((4,), 5, MLP, ValueHead, noisy_sigma=0.5)
     obs = np.ones((300, 4), np.float32)
-    assert len(set(greedy_policy(network)(obs))) == 1  # an evaluation
+    assert len(set(greedy_policy(network)(obs))) == 1  # without noise, as in evaluations
     act = greedy_policy(network, rng=torch.Generator())
     first, second = act(obs), act(obs)
     assert len(set(first)) > 1
     assert first.tolist() != second.tolist()
 
 
-def test_convolutions_are_not_noisy_but_what_follows_is() -> None:
+def test_linear_layers_are_noisy_but_convolutions_are_not() -> None:
     network = QNetwork((3, 84, 84), 2, CNN, ValueHead, noisy_sigma=0.5)
     kinds = {type(m) for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     assert kinds == {nn.Conv2d, NoisyLinear}

@@ -12,27 +12,27 @@ from torch import Tensor
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.plots import embedding
 from dqn_lightning.plots.embedding import (
-    Colouring,
+    ColorBy,
     Method,
     Points,
-    check_embedding,
+    check_embedding_paths,
     draw_points,
-    embed,
+    embed_features,
     write_page,
 )
-from tests.pages import picture_of, states_of
+from tests.helpers.pages import decode_image, states_of
 
-COLOURINGS: list[Colouring] = ["value", "episode", "step", "action"]
+COLORINGS: list[ColorBy] = ["value", "episode", "step", "action"]
 
 
-def of_rank(rank: int, num_points: int = 50, width: int = 7) -> Tensor:
+def features_of_rank(rank: int, num_points: int = 50, width: int = 7) -> Tensor:
     rng = torch.Generator().manual_seed(0)
     return torch.randn(num_points, rank, generator=rng) @ torch.randn(rank, width, generator=rng)
 
 
-def some_points(pictures: bool = False) -> Points:
+def make_points(images: bool = False) -> Points:
     rng = np.random.default_rng(0)
-    obs = rng.integers(0, 256, (6, 1, 4, 9), np.uint8) if pictures else rng.random((6, 4))
+    obs = rng.integers(0, 256, (6, 1, 4, 9), np.uint8) if images else rng.random((6, 4))
     q_values = np.array([[1, 2, 3], [3, 2, 1], [0, 5, 0], [1, 0, 0], [0, 0, 7], [2, 1, 0]])
     return Points(
         rng.random((6, 3)),
@@ -49,11 +49,11 @@ def _distances(points: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_three_components_keep_all_distances_of_three_dimensions(rank: int) -> None:
-    features = of_rank(rank)
-    places, axes = embed(features, "pca")
+def test_principal_components_preserve_all_distances_of_features_of_rank_up_to_3(rank: int) -> None:
+    features = features_of_rank(rank)
+    positions, axes = embed_features(features, "pca")
     torch.testing.assert_close(
-        _distances(torch.from_numpy(places)),
+        _distances(torch.from_numpy(positions)),
         _distances(features.double()),
         atol=1e-5,
         rtol=1e-5,
@@ -64,31 +64,34 @@ def test_three_components_keep_all_distances_of_three_dimensions(rank: int) -> N
     assert shares[rank:] == [0] * (3 - rank)
 
 
-def test_components_do_not_depend_on_the_order_of_points() -> None:
-    features, order = of_rank(5), torch.randperm(50, generator=torch.Generator().manual_seed(1))
-    places, shuffled = (embed(f, "pca")[0] for f in (features, features[order]))
-    np.testing.assert_allclose(shuffled, places[order.numpy()], atol=1e-5)
+def test_principal_components_do_not_depend_on_the_order_of_the_states() -> None:
+    features, order = (
+        features_of_rank(5),
+        torch.randperm(50, generator=torch.Generator().manual_seed(1)),
+    )
+    positions, shuffled = (embed_features(f, "pca")[0] for f in (features, features[order]))
+    np.testing.assert_allclose(shuffled, positions[order.numpy()], atol=1e-5)
 
 
-def test_two_features_leave_a_dimension_empty() -> None:
-    places, axes = embed(of_rank(2, width=2), "pca")
-    assert places[:, 2].tolist() == [0] * 50
+def test_the_third_coordinate_is_0_if_there_are_two_features() -> None:
+    positions, axes = embed_features(features_of_rank(2, width=2), "pca")
+    assert positions[:, 2].tolist() == [0] * 50
     assert axes[2] == "-"
 
 
-def test_features_that_are_all_the_same_are_one_place() -> None:
-    places, _ = embed(torch.ones(5, 4), "pca")
-    assert places.tolist() == [[0, 0, 0]] * 5
+def test_equal_features_have_equal_positions() -> None:
+    positions, _ = embed_features(torch.ones(5, 4), "pca")
+    assert positions.tolist() == [[0, 0, 0]] * 5
 
 
-def test_t_sne_keeps_neighbours() -> None:
+def test_t_sne_preserves_neighborhoods() -> None:
     manifold = pytest.importorskip("sklearn.manifold")
-    features = of_rank(3, num_points=200)
-    places, axes = embed(features, "tsne")
-    # 1: every point's nearest were its neighbours before; places by chance have 0.5.
-    assert manifold.trustworthiness(features.numpy(), places) > 0.9
+    features = features_of_rank(3, num_points=200)
+    positions, axes = embed_features(features, "tsne")
+    # 1 if all nearest neighbors are preserved; 0.5 for random positions.
+    assert manifold.trustworthiness(features.numpy(), positions) > 0.9
     assert axes == ["t-SNE 1", "t-SNE 2", "t-SNE 3"]
-    assert np.array_equal(embed(features, "tsne")[0], places)
+    assert np.array_equal(embed_features(features, "tsne")[0], positions)
 
 
 @pytest.mark.parametrize(
@@ -100,25 +103,25 @@ def test_t_sne_keeps_neighbours() -> None:
         ("step", [0, 4, 9, 0, 1, 2]),
     ],
 )
-def test_points_are_drawn_as_their_actions_and_coloured(
-    name: Colouring, numbers: list[int]
+def test_states_are_drawn_as_action_numbers_in_the_chosen_colors(
+    name: ColorBy, numbers: list[int]
 ) -> None:
-    points = some_points()
-    assert points.colouring(name).tolist() == numbers
+    points = make_points()
+    assert points.color_by(name).tolist() == numbers
     figure = Figure()
     draw_points(figure, points, name)
     axes, bar = figure.axes
     assert bar.get_ylabel() == name
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("first", "second")
-    drawn = np.concatenate([crowd.get_array() for crowd in axes.collections])
+    drawn = np.concatenate([scatter.get_array() for scatter in axes.collections])
     by_action = np.argsort(points.action, kind="stable")
     assert drawn.tolist() == [numbers[i] for i in by_action]
-    assert [len(crowd.get_array()) for crowd in axes.collections] == [3, 1, 2]
+    assert [len(scatter.get_array()) for scatter in axes.collections] == [3, 1, 2]
 
 
-def test_a_page_shows_what_was_seen_and_asks_nobody() -> None:
+def test_a_page_is_self_contained_and_describes_every_state() -> None:
     pytest.importorskip("plotly")
-    points = some_points()
+    points = make_points()
     write_page(Path("page.html"), points, "step", "CartPole-v1")
     page = Path("page.html").read_text()
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)\s*=", page)
@@ -133,25 +136,36 @@ def test_a_page_shows_what_was_seen_and_asks_nobody() -> None:
     ]
 
 
+@pytest.mark.parametrize("images", [False, True])
+def test_the_script_of_a_page_reads_exactly_the_fields_that_states_have(images: bool) -> None:
+    pytest.importorskip("plotly")
+    write_page(Path("page.html"), make_points(images), "value", "fields")
+    page = Path("page.html").read_text()
+    fields = {field for state in states_of(page) for field in state}
+    script = page[page.index("const states = ") :]
+    read = set(re.findall(r"\bstate\.(\w+)", script))
+    assert read == fields | {"image", "numbers"}
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_page_of_pictures_holds_them(channels: int) -> None:
+def test_a_page_contains_the_images(channels: int) -> None:
     pytest.importorskip("plotly")
     obs = np.zeros((6, channels, 4, 9), np.uint8)
     obs[:, 0] = 40 * np.arange(1, 7, dtype=np.uint8)[:, None, None]
-    write_page(Path("page.html"), some_points()._replace(obs=obs), "value", "pixels")
+    write_page(Path("page.html"), make_points()._replace(obs=obs), "value", "pixels")
     states = states_of(Path("page.html").read_text())
-    for picture, state in zip(obs, states, strict=True):
-        expected = picture[0] if channels == 1 else np.moveaxis(picture, 0, -1)
-        assert np.array_equal(picture_of(state["picture"]), expected)
+    for image, state in zip(obs, states, strict=True):
+        expected = image[0] if channels == 1 else np.moveaxis(image, 0, -1)
+        assert np.array_equal(decode_image(state["image"]), expected)
 
 
-def test_a_page_of_other_pictures_has_them_in_shades_of_grey() -> None:
+def test_images_of_floats_are_rescaled_to_grayscale() -> None:
     pytest.importorskip("plotly")
     obs = np.linspace(-1, 1, 6, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 9))
-    write_page(Path("page.html"), some_points()._replace(obs=obs), "value", "pixels")
-    pictures = [picture_of(s["picture"]) for s in states_of(Path("page.html").read_text())]
-    assert [picture.shape for picture in pictures] == [(4, 9)] * 6
-    assert [picture[0, 0] for picture in pictures] == [0, 51, 102, 153, 204, 255]
+    write_page(Path("page.html"), make_points()._replace(obs=obs), "value", "pixels")
+    images = [decode_image(s["image"]) for s in states_of(Path("page.html").read_text())]
+    assert [image.shape for image in images] == [(4, 9)] * 6
+    assert [image[0, 0] for image in images] == [0, 51, 102, 153, 204, 255]
 
 
 @pytest.mark.parametrize(
@@ -162,69 +176,69 @@ def test_a_page_of_other_pictures_has_them_in_shades_of_grey() -> None:
         (np.zeros((6, 2_000)), ", ".join(["0"] * 64) + ", … (2,000)"),
     ],
 )
-def test_a_page_has_numbers_to_read(obs: Any, numbers: str) -> None:
+def test_observations_are_formatted_as_numbers(obs: Any, numbers: str) -> None:
     pytest.importorskip("plotly")
-    write_page(Path("page.html"), some_points()._replace(obs=obs), "value", "numbers")
+    write_page(Path("page.html"), make_points()._replace(obs=obs), "value", "numbers")
     assert states_of(Path("page.html").read_text())[0]["numbers"] == numbers
 
 
-def test_a_page_changes_its_colours() -> None:
+def test_a_page_has_a_menu_of_colorings() -> None:
     pytest.importorskip("plotly")
-    write_page(Path("page.html"), some_points(), "step", "colours")
+    write_page(Path("page.html"), make_points(), "step", "colors")
     page = Path("page.html").read_text()
     names = re.findall(r'"label":"(\w+)"', page)
     assert names == ["value", "episode", "step", "action"]
     bars = re.findall(r'"marker.colorbar.title.text":\["(\w+)"\]', page)
     assert bars == names
-    numbers = [some_points().colouring(name).tolist() for name in COLOURINGS]
-    colours = [json.loads(c) for c in re.findall(r'"textfont.color":\[(\[.*?\])\]', page)]
-    for of_points, of_texts in zip(numbers, colours, strict=True):
-        by_number = dict(zip(of_points, of_texts, strict=True))
-        assert [by_number[number] for number in of_points] == of_texts  # equal ones look equal
-        assert by_number[min(of_points)] == "#8000ff"  # violet
-        assert by_number[max(of_points)] == "#ff0000"  # red
+    numbers = [make_points().color_by(name).tolist() for name in COLORINGS]
+    colors = [json.loads(c) for c in re.findall(r'"textfont.color":\[(\[.*?\])\]', page)]
+    for values, text_colors in zip(numbers, colors, strict=True):
+        color_of = dict(zip(values, text_colors, strict=True))
+        assert [color_of[value] for value in values] == text_colors  # equal values, equal colors
+        assert color_of[min(values)] == "#8000ff"  # violet
+        assert color_of[max(values)] == "#ff0000"  # red
     shown = re.search(r'"textfont":\{"color":(\[.*?\])', page)
     assert shown is not None
-    assert json.loads(shown[1]) == colours[names.index("step")]
+    assert json.loads(shown[1]) == colors[names.index("step")]
     labels = re.search(r'"text":(\[.*?\]),"textposition"', page)
     assert labels is not None
     assert json.loads(labels[1]) == ["2", "0", "1", "0", "2", "0"]
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
-def test_features_that_are_no_numbers_are_said(method: Method) -> None:
+def test_features_that_are_nan_are_rejected(method: Method) -> None:
     with pytest.raises(ConfigError, match="features are not finite"):
-        embed(torch.full((5, 4), torch.nan), method)
+        embed_features(torch.full((5, 4), torch.nan), method)
 
 
-def test_t_sne_of_features_that_are_all_the_same_is_refused() -> None:
+def test_t_sne_rejects_equal_features() -> None:
     pytest.importorskip("sklearn")
-    with pytest.raises(ConfigError, match="--method: tsne finds nothing"):
-        embed(torch.ones(50, 4), "tsne")
+    with pytest.raises(ConfigError, match=r"--method: tsne .*equal"):
+        embed_features(torch.ones(50, 4), "tsne")
 
 
-def test_t_sne_takes_two_features() -> None:
+def test_t_sne_accepts_two_features() -> None:
     pytest.importorskip("sklearn")
-    places, _ = embed(of_rank(2, width=2), "tsne")
-    assert places.shape == (50, 3)
+    positions, _ = embed_features(features_of_rank(2, width=2), "tsne")
+    assert positions.shape == (50, 3)
 
 
 @pytest.mark.parametrize(
     ("file", "words"),
     [
         ("points.svg", r"points\.svg must end in \.html or \.png"),
-        ("no/points.png", "there is no folder no"),
+        ("no/points.png", "there is no directory no"),
     ],
 )
-def test_files_that_cannot_be_are_refused(file: str, words: str) -> None:
+def test_files_that_cannot_be_written_are_rejected(file: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        check_embedding("pca", [Path(file)])
+        check_embedding_paths("pca", [Path(file)])
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_messages_name_the_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "find_spec", lambda _: None)
-    check_embedding("pca", [Path("points.png")])
+    check_embedding_paths("pca", [Path("points.png")])
     with pytest.raises(ConfigError, match=r"plotly \(pip install -e '\.\[plots\]'\)"):
-        check_embedding("pca", [Path("points.html")])
-    with pytest.raises(ConfigError, match="tsne needs scikit-learn"):
-        check_embedding("tsne", [Path("points.png")])
+        check_embedding_paths("pca", [Path("points.html")])
+    with pytest.raises(ConfigError, match=r"--method: tsne .*scikit-learn"):
+        check_embedding_paths("tsne", [Path("points.png")])

@@ -1,0 +1,144 @@
+"""Training on several ranks, started from the command line."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dqn_lightning.checkpointing import files
+from tests.helpers.processes import command, environment, finish, on_machines, torchrun
+from tests.helpers.states import CARTPOLE_SHORT, assert_same_run, progress_of
+
+pytestmark = pytest.mark.processes
+
+FIT = (
+    "fit",
+    "--trainer.logger=false",
+    "--trainer.enable_progress_bar=false",
+    "--data.schedule.rollout_env_steps=50",
+    "--checkpoints.every_n_env_steps=100",
+    *CARTPOLE_SHORT,
+)
+FIRST_PART = "--data.schedule.total_env_steps=900"
+BOTH_PARTS = "--data.schedule.total_env_steps=1600"
+RUN = Path("checkpoints/cartpole")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of an uninterrupted run of two ranks, which Lightning started."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    result = subprocess.run(
+        command(*FIT, "--trainer.devices=2", BOTH_PARTS),
+        cwd=directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("1,600 environment steps") == 1  # printed by rank 0 only
+    assert progress_of(directory / RUN)["grad_steps"] > 300
+    return directory / RUN
+
+
+@pytest.mark.timeout(300)
+def test_run_started_by_torchrun_resumes_without_it_as_the_same_run(uninterrupted: Path) -> None:
+    launcher = torchrun("--standalone", "--nproc_per_node=2")
+    first = finish([*launcher, *FIT, "--trainer.devices=2", FIRST_PART])
+    assert first.returncode == 0, first.stderr
+    second = finish(command("fit", "--ckpt_path=last", BOTH_PARTS))
+    assert second.returncode == 0, second.stderr
+    assert_same_run(RUN, uninterrupted, num_ranks=2)
+    tested = finish(command("test", f"--ckpt_path={RUN}/best.ckpt"))  # in one process
+    assert tested.returncode == 0, tested.stderr
+    assert "over 100 episodes" in tested.stdout
+
+
+@pytest.mark.timeout(300)
+def test_run_on_two_machines_resumes_as_the_same_run(uninterrupted: Path) -> None:
+    on_machines(2, *FIT, FIRST_PART)
+    on_machines(2, "fit", "--ckpt_path=last", BOTH_PARTS)
+    assert_same_run(RUN, uninterrupted, num_ranks=2)
+
+
+def test_number_of_started_processes_must_match_the_trainer() -> None:
+    launcher = torchrun("--standalone", "--nproc_per_node=2")
+    result = finish([*launcher, *FIT, "--trainer.devices=1", FIRST_PART])
+    assert result.returncode != 0
+    assert "trainer.devices, trainer.num_nodes: 2 processes" in result.stderr
+    assert not list(Path().iterdir())
+
+
+def test_sync_batchnorm_on_cpus_is_rejected() -> None:
+    flags = ("--trainer.sync_batchnorm=true", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
+    result = finish(command(*FIT, *flags))
+    assert result.returncode == 2
+    assert "error: trainer.sync_batchnorm" in result.stderr
+    assert "GPU" in result.stderr
+
+
+@pytest.fixture
+def endless_run() -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """Start an endless run of two ranks; return rank 0's process and both process ids.
+
+    The run has saved a checkpoint.
+    """
+    flags = ("--trainer.devices=2", "--data.schedule.total_env_steps=10000000")
+    first = subprocess.Popen(
+        command(*FIT, *flags), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    while first.poll() is None and not (RUN / "last.ckpt").exists():
+        time.sleep(0.05)
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    programs = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+    (second,) = [pid for pid, program in programs.items() if "train.py" in program]
+    yield first, [first.pid, second]
+    for pid in (first.pid, second):
+        if is_running(pid):
+            os.kill(pid, signal.SIGKILL)
+    first.communicate()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()  # Z: ended, not waited for
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_killing_a_rank_ends_the_other_within_a_minute(
+    killed: int, endless_run: tuple[subprocess.Popen[str], list[int]]
+) -> None:
+    first, pids = endless_run
+    os.kill(pids[killed], signal.SIGKILL)
+    started = time.monotonic()
+    _, error = first.communicate(timeout=60)  # both ranks write to the same pipe
+    while is_running(pids[1 - killed]) and time.monotonic() - started < 60:
+        time.sleep(0.05)
+    assert not is_running(pids[1 - killed])
+    assert f"error (rank {1 - killed}): rank {killed} (" in error
+    assert f"process {pids[killed]})" in error
+    assert "Traceback" not in error
+    checkpoint = files.load(RUN / "last.ckpt", "last.ckpt")
+    for rank, name in enumerate(checkpoint["full_state"]["files"]):
+        directory = RUN / "state" / f"rank-{rank}"
+        for *_, rows in files.load(directory / name, name)["pieces"]:
+            files.load(directory / rows, rows)
+
+
+def test_signal_to_one_rank_saves_and_ends_all(
+    endless_run: tuple[subprocess.Popen[str], list[int]],
+) -> None:
+    first, pids = endless_run
+    os.kill(pids[1], signal.SIGTERM)
+    _, error = first.communicate(timeout=60)
+    assert first.returncode == 143
+    assert "rollout" in error  # announced when the signal arrives
+    assert not is_running(pids[1])
+    unfinished = [path for path in Path("checkpoints").rglob(".*") if path.is_file()]
+    assert not unfinished
