@@ -1,1 +1,1 @@
-"""Measurements: run by hand; results stand in README.md beside them."""
+"""Benchmarks, run by hand; the results are in README.md in this directory."""

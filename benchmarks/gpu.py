@@ -1,12 +1,13 @@
 """Updates per second on a GPU, by engine.
 
     python -m benchmarks.gpu
-    python -m benchmarks.gpu --device cpu   # tries out the script itself
+    python -m benchmarks.gpu --device cpu   # to check the script without a GPU
 
-The MLP 4-120-84-2 and the Nature CNN (Mnih et al. 2015) at batches of 32, 128 and 512, Huber's
-loss and fused Adam: eager; with the objective compiled (`torch.compile`, whose time is given too);
-as captured CUDA graphs. Beside them the least that the memory and the arithmetic of the device
-allow: the bytes of parameters, gradients and optimiser state, and the operations of the layers.
+Measures an MLP 4-120-84-2 and the Nature CNN (Mnih et al. 2015) with batches of 32, 128 and 512,
+Huber loss and fused Adam, in three ways: eager, with the objective compiled by `torch.compile`
+(whose compilation time is printed as well), and as CUDA graphs. For comparison, it prints two lower
+bounds: the time to move the bytes of parameters, gradients and optimizer state, and the time to
+execute the floating-point operations of the layers.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dqn_lightning.engines import CUDAGraph, Eager, Traced
+from dqn_lightning.engines import CUDAGraph, Eager, Recorded
 from dqn_lightning.losses import DQN
 from dqn_lightning.networks import CNN, MLP, QNetwork, ValueHead
 from dqn_lightning.types import Batch
@@ -32,11 +33,11 @@ NETWORKS: dict[str, Any] = {
 }
 SIZES = (32, 128, 512)
 BYTES_PER_S, OPERATIONS_PER_S = 3.35e12, 6.7e13
-"""Of an H100 (SXM): its memory, and float32 outside tensor cores, by the vendor's data sheet."""
+"""Memory bandwidth and float32 throughput (no tensor cores) of an H100 SXM, from its data sheet."""
 
 
 class Compiled(Eager):
-    """Eager, its objective compiled."""
+    """The eager engine with a compiled objective."""
 
     name = "compiled"
 
@@ -50,8 +51,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def microseconds(engine: Any, batch: Batch, device: torch.device, repeats: int) -> float:
-    """The median time of an update."""
+def time_update(engine: Any, batch: Batch, device: torch.device, repeats: int) -> float:
+    """Return the median time of an update in µs."""
     times = []
     for _ in range(repeats):
         synchronize(device)
@@ -63,10 +64,11 @@ def microseconds(engine: Any, batch: Batch, device: torch.device, repeats: int) 
     return statistics.median(times)
 
 
-def limits(online: nn.Module, target: nn.Module, batch: Batch) -> tuple[float, float]:
-    """Microseconds that moving the bytes, and the operations, take at least."""
+def lower_bounds(online: nn.Module, target: nn.Module, batch: Batch) -> tuple[float, float]:
+    """Return the lower bounds of an update's time in µs: memory traffic, and arithmetic."""
     parameters = sum(p.numel() * p.element_size() for p in online.parameters())
-    # Read: both networks twice (forward, backward), gradient, two moments; written: the last four.
+    # Reads: both networks in forward and backward pass, gradient, two moments. Writes: the online
+    # network, gradient, two moments.
     moved = 12 * parameters + 2 * batch.obs.numel() * batch.obs.element_size()
     with FlopCounterMode(display=False) as counter:
         DQN()(online, target, batch).loss.mean().backward()
@@ -80,9 +82,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    fast: type[Eager] = CUDAGraph if device.type == "cuda" else Traced
+    fast: type[Eager] = CUDAGraph if device.type == "cuda" else Recorded
     if device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit("there is no GPU here; --device cpu tries out the script")
+        sys.exit("no GPU found; use --device cpu to check the script")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}; microseconds per update (median):")
     print(f"{'':<24}{'eager':>9}{'compiled':>10}{fast.name:>11}{'bytes':>8}{'operations':>12}")
@@ -105,8 +107,8 @@ def main() -> None:
                 synchronize(device)
                 if kind is Compiled:
                     compiling = time.perf_counter() - started
-                line += f"{microseconds(engine, batch, device, arguments.repeats):>{width},.0f}"
-            moving, computing = limits(online, target, batch)
+                line += f"{time_update(engine, batch, device, arguments.repeats):>{width},.0f}"
+            moving, computing = lower_bounds(online, target, batch)
             line += f"{moving:>8,.1f}{computing:>12,.1f}"
             print(f"{line}   ({compiling:.0f} s to compile)", flush=True)
 

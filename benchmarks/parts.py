@@ -1,9 +1,9 @@
-"""Parts of the DQN family beside tianshou's and TorchRL's: prioritised drawing, two losses.
+"""Compare parts with tianshou's and TorchRL's: prioritized sampling and distributional losses.
 
     python -m benchmarks.throughput --part parts
 
-The others' own functions are called, their networks replaced by tensors that are there already. One
-thread, batches of 128, in turn; medians.
+The peers' own functions are called with precomputed tensors in place of their networks. One thread,
+batches of 128, runs in turn; medians.
 """
 
 import statistics
@@ -20,14 +20,14 @@ from benchmarks.ratios import of_pairs
 from dqn_lightning.losses import distributional
 from dqn_lightning.networks.heads import midpoints
 from dqn_lightning.replay import Prioritized, ReplayBuffer
-from dqn_lightning.replay.samplers import Pool
+from dqn_lightning.replay.samplers import SamplingPool
 
 BATCH, ACTIONS, ROWS = 128, 4, 2**20
 Part = Callable[[], object]
 
 
 def draw_and_update() -> dict[str, Part]:
-    """Draw 128 of 2^20 rows by priority, with their weights, and set their new priorities."""
+    """Sample 128 of 2^20 rows by priority with weights, and set their new priorities."""
     chance = np.random.default_rng(0)
     priorities = chance.random(ROWS).astype(np.float32)
     return {
@@ -40,17 +40,17 @@ def draw_and_update() -> dict[str, Part]:
 def _ours(priorities: Any) -> Part:
     sampler, num_envs = Prioritized(alpha=0.6, beta=0.4), 2**10
     replay = ReplayBuffer(ROWS + num_envs, num_envs, (1,), torch.float32, sampler=sampler)
-    replay.begin(np.zeros((num_envs, 1), np.float32))
+    replay.reset(np.zeros((num_envs, 1), np.float32))
     none = np.zeros(num_envs, np.bool_)
     for _ in range(ROWS // num_envs):
         zeros = np.zeros(num_envs)
         replay.write(zeros, zeros, none, none, zeros[:, None])
-    pool = Pool(replay.rows, replay.drawable, replay.rng, num_envs)
-    sampler.draw(pool, BATCH)
+    pool = SamplingPool(replay.rows, replay.samplable, replay.rng, num_envs)
+    sampler.sample(pool, BATCH)
     sampler.update(np.asarray(replay.rows), priorities, replay.rows)
 
     def turn() -> None:
-        drawn = sampler.draw(pool, BATCH)
+        drawn = sampler.sample(pool, BATCH)
         sampler.update(drawn.rows, priorities[:BATCH], replay.rows)
 
     return turn
@@ -61,7 +61,7 @@ def _tianshou(priorities: Any) -> Part:
 
     buffer = PrioritizedReplayBuffer(ROWS, alpha=0.6, beta=0.4)
     buffer.update_weight(np.arange(ROWS), priorities)
-    buffer._size = ROWS  # its rows do not matter here
+    buffer._size = ROWS  # the content of the rows does not matter
 
     def turn() -> None:
         rows = buffer.sample_indices(BATCH)
@@ -77,7 +77,7 @@ def _torchrl(priorities: Any) -> Part:
 
     sampler = PrioritizedSampler(ROWS, alpha=0.6, beta=0.4)
     storage = TensorStorage(torch.zeros(ROWS))
-    storage._len = ROWS  # as if it had been filled
+    storage._len = ROWS  # marks the buffer as full
     sampler.extend(torch.arange(ROWS))
     sampler.update_priority(torch.arange(ROWS), torch.from_numpy(priorities))
     newest = torch.from_numpy(priorities[:BATCH])
@@ -90,7 +90,7 @@ def _torchrl(priorities: Any) -> Part:
 
 
 class _Given:
-    """A policy of tianshou's that gives what is there already."""
+    """A tianshou policy that returns precomputed outputs."""
 
     def __init__(self, online: Any, target: Any, **attributes: Any) -> None:
         self.online, self.target = online, target
@@ -105,7 +105,7 @@ class _Given:
 
 
 def c51_loss() -> dict[str, Part]:
-    """C51's loss of 51 atoms and its gradient with regard to the logits."""
+    """Compute the loss of C51 with 51 atoms, and its gradient with respect to the logits."""
     from tianshou.algorithm.modelfree.c51 import C51
     from tianshou.data import Batch
 
@@ -148,7 +148,7 @@ def c51_loss() -> dict[str, Part]:
 
 
 class _Logits(torch.nn.Module):
-    """A network of TorchRL's that gives what is there already."""
+    """A TorchRL network that returns precomputed outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class _Logits(torch.nn.Module):
 
 
 def double_c51_loss() -> dict[str, Part]:
-    """The same with double Q-learning and from logits, which is where TorchRL's begins."""
+    """Compute the loss of C51 with double Q-learning from logits, as TorchRL does."""
     from tensordict import TensorDict
     from torchrl.modules import DistributionalQValueActor
     from torchrl.objectives import DistributionalDQNLoss
@@ -192,7 +192,7 @@ def double_c51_loss() -> dict[str, Part]:
 
 
 def quantile_loss(num_quantiles: int) -> dict[str, Part]:
-    """QR-DQN's loss and its gradient with regard to the quantiles."""
+    """Compute the loss of QR-DQN, and its gradient with respect to the quantiles."""
     from tianshou.algorithm.modelfree.qrdqn import QRDQN
     from tianshou.data import Batch
 
@@ -218,7 +218,7 @@ def quantile_loss(num_quantiles: int) -> dict[str, Part]:
     )
 
     def theirs() -> None:
-        chosen = next_quantiles[np.arange(BATCH), best, :]  # as in its `_target_q`
+        chosen = next_quantiles[np.arange(BATCH), best, :]  # as in tianshou's `_target_q`
         returns = reward[:, None] + discount[:, None] * chosen
         QRDQN._update_with_batch(algorithm, Batch(act=action.numpy(), returns=returns))
 
@@ -226,7 +226,7 @@ def quantile_loss(num_quantiles: int) -> dict[str, Part]:
 
 
 def compare(repeats: int) -> None:
-    """Print all of them."""
+    """Print all comparisons."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Using a target size")
     warnings.filterwarnings("ignore", message="No target network updater")
@@ -237,7 +237,7 @@ def compare(repeats: int) -> None:
         "QR-DQN, 32 quantiles": (quantile_loss(32), 100),
         "QR-DQN, 200 quantiles": (quantile_loss(200), 5),
     }
-    print("\nmicroseconds, medians, one thread (ratios to ours of the runs in turn):")
+    print("\nmicroseconds, medians, one thread (in brackets: ratios to ours, of the runs in turn):")
     for name, (programs, number) in parts.items():
         times: dict[str, list[float]] = {program: [] for program in programs}
         for _ in range(repeats + 1):

@@ -1,6 +1,6 @@
-"""The same algorithm in other libraries, at the settings of `benchmarks.plain_loop`.
+"""DQN in other libraries, with the settings of `benchmarks.plain_loop`.
 
-Each function trains for `warm_up + env_steps` environment steps and times those after the warm-up.
+Each function trains for `warm_up + env_steps` environment steps, and times those after the warm-up.
 """
 
 import time
@@ -24,7 +24,7 @@ Wrap = Callable[[Any], Any]
 
 
 def stable_baselines3(warm_up: int, env_steps: int, wrap: Wrap) -> dict[str, float]:
-    """Its DQN always takes Huber's loss, and clamps gradients to norm 10."""
+    """Train Stable-Baselines3's DQN, which always uses the Huber loss and clamps to norm 10."""
     from stable_baselines3 import DQN
     from stable_baselines3.common.callbacks import BaseCallback
 
@@ -62,7 +62,7 @@ def stable_baselines3(warm_up: int, env_steps: int, wrap: Wrap) -> dict[str, flo
 
 
 def tianshou(warm_up: int, env_steps: int, wrap: Wrap) -> dict[str, float]:
-    """Its collector, buffer and algorithm, in the shortest loop that its trainer amounts to."""
+    """Train with tianshou's collector, buffer and algorithm, in a minimal training loop."""
     from tianshou.algorithm import DQN
     from tianshou.algorithm.algorithm_base import policy_within_training_step
     from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
@@ -102,7 +102,7 @@ def tianshou(warm_up: int, env_steps: int, wrap: Wrap) -> dict[str, float]:
 
 
 def torchrl(warm_up: int, env_steps: int, wrap: Wrap) -> dict[str, float]:
-    """Its loss, target updater and replay buffer around Gymnasium's environment; no collector."""
+    """Train with TorchRL's loss, target updater and replay buffer, without its collector."""
     import numpy as np
     import torch
     from tensordict import TensorDict

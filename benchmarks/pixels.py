@@ -1,11 +1,11 @@
-"""CartPole from the PyTorch tutorial's patch of the screen: what solves it, and what it takes.
+"""Solve CartPole from the PyTorch tutorial's patch of the screen, and ablate the solution.
 
-    python -m benchmarks.pixels                 # its two configs on five seeds
-    python -m benchmarks.pixels --ablation      # one thing at a time as the tutorial has it
+    python -m benchmarks.pixels                 # two configs on five seeds
+    python -m benchmarks.pixels --ablation      # one setting at a time from the tutorial
 
-Evaluations choose `best.ckpt`; the test is of 100 episodes on seeds used nowhere else. Beside the
-curves, the picture has that of `pytorch_tutorial.yaml`, cut, with evaluations of CartPole-v1. Two
-runs at a time, one thread each; those that are in checkpoints/ already are not repeated.
+Evaluations choose `best.ckpt`; the test plays 100 episodes on seeds used nowhere else. The figure
+also shows a shortened run of `pytorch_tutorial.yaml` with evaluations on CartPole-v1. Two runs at a
+time, one thread each; existing runs in checkpoints/ are not repeated.
 """
 
 import argparse
@@ -27,8 +27,11 @@ MARKS = (200, 400, 475)
 LASTING = 450
 TUTORIAL_ENV_STEPS = 10_000
 OURS, DIFFERENCE, THEIRS = "#0072b2", "#009e73", "#d55e00"
-ABLATION = {"total_env_steps": 6_000, "eval_every_env_steps": 1_000, "eval_episodes": 20}
-"""Runs of the ablation are cut; the learning rate falls as in a whole one."""
+ABLATION = {
+    "schedule": {"total_env_steps": 6_000},
+    "evaluation": {"every_env_steps": 1_000, "episodes": 20},
+}
+"""Runs of the ablation are shortened; the learning rate decays as in a full run."""
 
 
 def _class(name: str, **init_args: Any) -> dict[str, Any]:
@@ -36,18 +39,19 @@ def _class(name: str, **init_args: Any) -> dict[str, Any]:
 
 
 def _ablations(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the tutorial has in place of what `cartpole_pixels.yaml` has, as changes of that."""
+    """Return the changes to `cartpole_pixels.yaml` that restore one setting of the tutorial."""
     network = config["model"]["network"]["init_args"]
     torso = network["torso"]
     convolutions = {"channels": [16, 32, 32], "kernel_sizes": [5] * 3, "strides": [2] * 3}
     difference = _class("dqn_lightning.networks.FrameDifference", scale=network["scale"])
     objective = _class("dqn_lightning.losses.DQN", loss="huber", double=True)
     online_acts = {"model": {"act_with_target": False}}
+    exponential = _class("dqn_lightning.Exponential", start=0.9, end=0.05, steps=200)
     rms_prop = _class("torch.optim.RMSprop", lr=0.01)
     return {
-        "as it is": {},
+        "unchanged": {},
         "difference of two screens": {
-            "data": {"frame_stack": 2},
+            "data": {"replay": {"frame_stack": 2}},
             "model": {"network": difference},
         },
         "four screens, no differences": {"model": {"network": torso}},
@@ -61,10 +65,8 @@ def _ablations(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
             }
         },
         "RMSprop, rate 0.01": {"model": {"optimizer": rms_prop, "lr_scheduler": None}},
-        "epsilon gone after 1 000 steps": {
-            "data": {"epsilon": _class("dqn_lightning.Exponential", start=0.9, end=0.05, steps=200)}
-        },
-        "n = 1": {"data": {"n_step": 1}},
+        "epsilon gone after 1 000 steps": {"data": {"exploration": {"epsilon": exponential}}},
+        "n = 1": {"data": {"replay": {"n_step": 1}}},
         "Huber loss of mean values": {"model": {"objective": objective}},
         "not double": {"model": {"objective": {"init_args": {"double": False}}}},
         "target every 10 episodes; the online network acts": {
@@ -72,39 +74,41 @@ def _ablations(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
             **online_acts,
         },
         "gamma 0.999": {
-            "data": {"gamma": 0.999},
-            "model": {"objective": {"init_args": {"v_max": 400.0}}},  # all of 500 steps is 394
+            "data": {"replay": {"gamma": 0.999}},
+            "model": {
+                "objective": {"init_args": {"v_max": 400.0}}
+            },  # the discounted return of 500 steps is 394
         },
-        "2 000 rows": {"data": {"capacity": 2_000}},  # the tutorial's 10 000 hold all of a cut run
-        "no shifts, no mirror images": {"data": {"augmentations": None}},
+        # The tutorial's 10 000 rows would hold all of a shortened run.
+        "2 000 rows": {"data": {"replay": {"capacity": 2_000}}},
+        "no shifts, no mirror images": {"data": {"replay": {"augmentations": None}}},
     }
 
 
 def _torso(**init_args: Any) -> dict[str, Any]:
-    """The network with another torso."""
+    """Return a change of the torso within the network."""
     return {"init_args": {"torso": {"init_args": init_args}}}
 
 
 def run(name: str, config: str, seed: int, changes: dict[str, Any] | None = None) -> Path:
-    """Train one, unless that was done before; gives its folder."""
+    """Train one run unless it exists, and return its directory."""
     flags = ["--config", str(CONFIGS / config), f"--seed_everything={seed}"]
     if changes:
         overlay = Path("checkpoints", f"{name}-changes.yaml")
         overlay.parent.mkdir(exist_ok=True)
         overlay.write_text(yaml.safe_dump(changes))
         flags += ["--config", str(overlay)]
-    folder = trained(f"{name}-{seed}", flags)
-    print(f"{name}, seed {seed}: {max(evaluations(folder).values()):.1f}", flush=True)
-    return folder
+    directory = trained(f"{name}-{seed}", flags)
+    print(f"{name}, seed {seed}: {max(evaluations(directory).values()):.1f}", flush=True)
+    return directory
 
 
 def _tutorial(seed: int) -> Path:
     changes = {
         "num_threads": 1,
         "data": {
-            "total_episodes": None,
-            "total_env_steps": TUTORIAL_ENV_STEPS,
-            "eval_every_env_steps": 1_000,
+            "schedule": {"total_episodes": None, "total_env_steps": TUTORIAL_ENV_STEPS},
+            "evaluation": {"every_env_steps": 1_000},
         },
         "episode_log": {"live": False},
     }
@@ -112,7 +116,7 @@ def _tutorial(seed: int) -> Path:
 
 
 def lasting(returns: dict[int, float]) -> str:
-    """The share of evaluations after the first success that are as good as one."""
+    """Return how many evaluations after the first success reach `LASTING`."""
     successes = [steps for steps, value in returns.items() if value >= MARKS[-1]]
     if not successes:
         return "-"
@@ -122,7 +126,7 @@ def lasting(returns: dict[int, float]) -> str:
 
 
 def first(returns: dict[int, float], elapsed: dict[int, float], mark: float) -> str:
-    """Where evaluations first reach a mark: environment steps, and minutes of the run."""
+    """Return environment steps and minutes until an evaluation first reaches a mark."""
     reached = [steps for steps, value in returns.items() if value >= mark]
     if not reached:
         return "-"
@@ -130,18 +134,18 @@ def first(returns: dict[int, float], elapsed: dict[int, float], mark: float) -> 
     return f"{reached[0]:,} ({minutes:.1f} min)"
 
 
-def show(folders: dict[int, Path]) -> None:
-    """One row per seed."""
+def show(directories: dict[int, Path]) -> None:
+    """Print one row per seed."""
     marks = [f"≥ {mark}" for mark in MARKS]
     head = ["seed", *marks, f"≥ {LASTING} afterwards", "test", "least", "steps/s", "run"]
     head += ["environment", "acting", "updates", "evaluations"]
     print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for seed, folder in folders.items():
-        returns, timing = evaluations(folder), partial(curve, folder, file="timing.csv")
+    for seed, directory in directories.items():
+        returns, timing = evaluations(directory), partial(curve, directory, file="timing.csv")
         elapsed = timing("time/elapsed_s")
         steps, seconds = list(elapsed.items())[-1]
         row = [str(seed), *[first(returns, elapsed, mark) for mark in MARKS], lasting(returns)]
-        test = tested(folder)
+        test = tested(directory)
         row += [f"{test['return_mean']:.1f}", f"{test['return_min']:.0f}"]
         row += [f"{steps / seconds:.0f}", f"{seconds / 60:.1f} min"]
         for part in ("environment", "acting", "update"):
@@ -152,11 +156,11 @@ def show(folders: dict[int, Path]) -> None:
         print(f"| {' | '.join(row)} |")
 
 
-def show_ablation(folders: dict[str, list[Path]]) -> None:
-    """One row per change."""
+def show_ablation(directories: dict[str, list[Path]]) -> None:
+    """Print one row per change."""
     print("\n| | greatest evaluation | mean of the last three |\n|---|---|---|")
-    for change, runs in folders.items():
-        curves = [list(evaluations(folder).values()) for folder in runs]
+    for change, runs in directories.items():
+        curves = [list(evaluations(directory).values()) for directory in runs]
         columns = [
             [max(values) for values in curves],
             [float(np.mean(values[-3:])) for values in curves],
@@ -165,15 +169,15 @@ def show_ablation(folders: dict[str, list[Path]]) -> None:
         print(f"| {change} | {' | '.join(cells)} |")
 
 
-def _plot(axes: Axes, runs: list[Path], colour: str, label: str | None = None) -> None:
-    """The mean of runs, and each of them, thin."""
-    curves = [evaluations(folder) for folder in runs]
+def _plot(axes: Axes, runs: list[Path], color: str, label: str | None = None) -> None:
+    """Draw each run as a thin line, and their mean as a thick one."""
+    curves = [evaluations(directory) for directory in runs]
     for returns in curves:
-        axes.plot(list(returns), list(returns.values()), color=colour, lw=0.6, alpha=0.6)
-    # Several environments make counts differ by a few steps.
+        axes.plot(list(returns), list(returns.values()), color=color, lw=0.6, alpha=0.6)
+    # With several environments, step counts differ by a few.
     rows = list(zip(*[returns.items() for returns in curves], strict=False))
     steps, means = np.array(rows).mean(axis=1).T
-    axes.plot(steps, means, color=colour, lw=1.8, label=label)
+    axes.plot(steps, means, color=color, lw=1.8, label=label)
 
 
 def _style(axes: Axes) -> None:
@@ -184,23 +188,23 @@ def _style(axes: Axes) -> None:
 
 
 def _solved(config: str, seed: int) -> Path:
-    folder = run(Path(config).stem.replace("_", "-"), config, seed)
-    tested(folder)
-    return folder
+    directory = run(Path(config).stem.replace("_", "-"), config, seed)
+    tested(directory)
+    return directory
 
 
 def solve(pool: ThreadPoolExecutor, seeds: list[int]) -> None:
-    """The tables and the picture of both configs."""
-    colours = {"cartpole_pixels.yaml": OURS, "cartpole_pixels_difference.yaml": DIFFERENCE}
-    running = {config: pool.map(partial(_solved, config), seeds) for config in colours}
+    """Train both configs, print their tables and draw the figure."""
+    colors = {"cartpole_pixels.yaml": OURS, "cartpole_pixels_difference.yaml": DIFFERENCE}
+    running = {config: pool.map(partial(_solved, config), seeds) for config in colors}
     tutorial = pool.submit(_tutorial, seeds[0])
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for config, folders in running.items():
-        runs = list(folders)
+    for config, directories in running.items():
+        runs = list(directories)
         print(f"\n{config}")
         show(dict(zip(seeds, runs, strict=True)))
-        _plot(axes, runs, colours[config], config)
+        _plot(axes, runs, colors[config], config)
     _plot(axes, [tutorial.result()], THEIRS, "pytorch_tutorial.yaml")
     axes.set(xlabel="environment steps", ylabel="return of evaluations")
     axes.set_title("CartPole-v1 from 40 x 90 pixels")
@@ -210,7 +214,7 @@ def solve(pool: ThreadPoolExecutor, seeds: list[int]) -> None:
 
 
 def ablate(pool: ThreadPoolExecutor, seeds: list[int]) -> None:
-    """The table and the picture of runs that are as the tutorial in one thing."""
+    """Train the ablations, print their table and draw the figure."""
     with (CONFIGS / "cartpole_pixels.yaml").open() as file:
         changes = _ablations(yaml.safe_load(file))
 
@@ -221,22 +225,22 @@ def ablate(pool: ThreadPoolExecutor, seeds: list[int]) -> None:
 
     wanted = list(product(seeds, changes))
     done = list(pool.map(lambda job: one(*job), wanted))
-    folders: dict[str, list[Path]] = {change: [] for change in changes}
-    for (_, change), folder in zip(wanted, done, strict=True):
-        folders[change].append(folder)
-    show_ablation(folders)
-    as_it_is, *others = folders
+    directories: dict[str, list[Path]] = {change: [] for change in changes}
+    for (_, change), directory in zip(wanted, done, strict=True):
+        directories[change].append(directory)
+    show_ablation(directories)
+    unchanged, *others = directories
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     panels = figure.subplots(3, 5, sharex=True, sharey=True).flat
     for change, axes in zip(others, panels, strict=False):
-        _plot(axes, folders[as_it_is], "0.7")
-        _plot(axes, folders[change], THEIRS)
+        _plot(axes, directories[unchanged], "0.7")
+        _plot(axes, directories[change], THEIRS)
         axes.set_title(fill(change, 28), fontsize=9)
         _style(axes)
-    for axes in panels:  # what is left
+    for axes in panels:  # unused panels
         axes.set_axis_off()
     figure.supxlabel("environment steps", fontsize=9)
-    figure.supylabel("return of evaluations; grey: as it is", fontsize=9)
+    figure.supylabel("return of evaluations; gray: unchanged", fontsize=9)
     figure.savefig(Path(__file__).with_name("cartpole_pixels_ablation.png"), dpi=130)
 
 

@@ -1,11 +1,11 @@
-"""DQN for CartPole-v1 as a plain PyTorch loop, the way CleanRL's single files are written.
+"""DQN for CartPole-v1 as a plain PyTorch loop, in the style of CleanRL's single files.
 
     python -m benchmarks.plain_loop
 
-A yardstick for what the same algorithm costs without a framework: one file, one environment in a
+The baseline for the cost of the algorithm without a framework: one file, one environment in a
 `SyncVectorEnv` with episode statistics, a torch network that acts, a ring of numpy arrays, the
-squared error, PyTorch's default Adam, nothing tuned for speed and nothing slowed down. The
-structure and the settings are those of CleanRL's `dqn.py` (Huang et al. 2022); the code is not.
+squared error and PyTorch's default Adam, neither tuned for speed nor slowed down. The structure and
+the settings are those of CleanRL's `dqn.py` (Huang et al. 2022); the code is our own.
 """
 
 import argparse
@@ -25,7 +25,7 @@ GAMMA, LEARNING_RATE, EPSILON = 0.99, 2.5e-4, 0.05
 
 
 class Replay:
-    """A ring of transitions."""
+    """A ring buffer of transitions."""
 
     def __init__(self, capacity: int, obs_size: int) -> None:
         self.obs = np.zeros((capacity, obs_size), np.float32)
@@ -58,7 +58,7 @@ def network() -> nn.Module:
 
 
 def train(warm_up: int, env_steps: int, wrap: Any = lambda env: env) -> dict[str, float]:
-    """Train for so many environment steps; what is timed begins after `warm_up` of them."""
+    """Train for `warm_up + env_steps` environment steps, and time those after the warm-up."""
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Programs that are measured, in processes of their own."""
+"""Run measured programs in separate processes."""
 
 import json
 import subprocess
@@ -6,6 +6,6 @@ from typing import Any
 
 
 def last_line(command: list[str], **options: Any) -> dict[str, Any]:
-    """Run a command to its end; what its last line says in JSON."""
+    """Run a command and return the JSON object in the last line of its output."""
     done = subprocess.run(command, check=True, capture_output=True, text=True, **options)
     return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -1,11 +1,12 @@
-"""Cost of a step of `configs/pytorch_tutorial.yaml`, beside the tutorial written plainly.
+"""Compare the cost of a step of `configs/pytorch_tutorial.yaml` with plain PyTorch.
 
     python -m benchmarks.pytorch_tutorial
 
-The plain one is the reference of the tests (`tests/tutorials/pytorch_tutorial.py`): the same
-arithmetic, to the bit. Both run in turn, each time in a process of its own, with as many threads as
-PyTorch takes, and are timed after learning has started. Ours is run by the command line, with
-`metrics.csv` and the episode log; evaluations, pictures, TensorBoard and progress bars are off.
+The plain program is the reference of the tests (`tests/helpers/tutorials/pytorch_tutorial.py`); it
+computes the same numbers to the bit. Both run in turn, each time in its own process, with PyTorch's
+default number of threads, and are timed after learning has started. Our program is run by the
+command line, with `metrics.csv` and the episode log; evaluations, plots, TensorBoard and progress
+bars are off.
 """
 
 import argparse
@@ -31,13 +32,13 @@ ROOT = Path(__file__).parents[1]
 
 
 class Watch(Callback):
-    """Times a run from the environment step `WARM_UP` on; prints what it saw as JSON."""
+    """Callback that times a run from environment step `WARM_UP` on and prints JSON."""
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         collector = trainer.datamodule.dataset.collector
-        if collector.counts.env_steps == WARM_UP:
+        if collector.progress.env_steps == WARM_UP:
             self.spent = Spent()
             self.spent.measure(collector.envs, "step", "environment, screen")
             self.spent.measure(pl_module, "_policy", "acting")
@@ -51,16 +52,16 @@ class Watch(Callback):
 
 
 def ours(env_steps: int) -> None:
-    from dqn_lightning.cli import main
+    from dqn_lightning.cli.main import main
 
     flags = {
         "config": ROOT / "configs" / "pytorch_tutorial.yaml",
-        "data.total_episodes": "null",
-        "data.total_env_steps": WARM_UP + env_steps,
-        "data.rollout_env_steps": WARM_UP,
-        "data.eval_every_env_steps": "null",
+        "data.schedule.total_episodes": "null",
+        "data.schedule.total_env_steps": WARM_UP + env_steps,
+        "data.schedule.rollout_env_steps": WARM_UP,
+        "data.evaluation.every_env_steps": "null",
         "episode_log.live": "false",
-        "episode_log.picture": "false",
+        "episode_log.save_plots": "false",
         "trainer.logger": "false",
         "trainer.enable_progress_bar": "false",
         "trainer.enable_checkpointing": "false",
@@ -79,10 +80,10 @@ def plain(env_steps: int) -> None:
     import gymnasium as gym
     import torch
 
-    from tests.tutorials import pytorch_tutorial
-    from tests.tutorials.pytorch_tutorial import BATCH_SIZE, Tutorial
+    from tests.helpers.tutorials import pytorch_tutorial
+    from tests.helpers.tutorials.pytorch_tutorial import BATCH_SIZE, Tutorial
 
-    class Over(Exception):  # noqa: N818  (it is how the run ends, no error)
+    class Over(Exception):  # noqa: N818  (ends the run; not an error)
         pass
 
     spent = Spent()
@@ -90,7 +91,7 @@ def plain(env_steps: int) -> None:
 
     def explore(epsilon: float) -> int | None:
         nonlocal started
-        if tutorial.steps_done == WARM_UP + 1:  # it counts before it asks
+        if tutorial.steps_done == WARM_UP + 1:  # steps are counted before the action is selected
             for owner, name in ((env, "step"), (env, "reset"), (pytorch_tutorial, "get_screen")):
                 spent.measure(owner, name, "environment, screen")
             spent.measure(tutorial, "optimize", "replay and update")
@@ -116,10 +117,10 @@ PROGRAMS = {"dqn_lightning": ours, "plain PyTorch": plain}
 def in_a_process(program: str, env_steps: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.pytorch_tutorial", "--program", program]
     command += ["--env-steps", str(env_steps)]
-    with tempfile.TemporaryDirectory() as folder:  # ours makes a run's folder in it
+    with tempfile.TemporaryDirectory() as directory:  # our program creates a run directory in it
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         output = subprocess.run(
-            command, check=True, capture_output=True, text=True, cwd=folder, env=environment
+            command, check=True, capture_output=True, text=True, cwd=directory, env=environment
         ).stdout
     return next(json.loads(line) for line in output.splitlines() if line.startswith("{"))
 
@@ -153,7 +154,7 @@ def main() -> None:
     )
     for program, runs in results.items():
         print(f"\n{program}, last run, microseconds per step:")
-        Spent(runs[-1]["spent"]).show(runs[-1]["seconds"], env_steps, rest="all else")
+        Spent(runs[-1]["spent"]).show(runs[-1]["seconds"], env_steps, rest="everything else")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Ratios of what ran in turn."""
+"""Ratios of measurements taken in turn."""
 
 import statistics
 from collections.abc import Sequence
 
 
 def of_pairs(numerators: Sequence[float], denominators: Sequence[float]) -> str:
-    """Their median, least and greatest.
+    """Format the median, minimum and maximum of the ratios of pairs.
 
     >>> of_pairs([4.0, 9.0, 2.0], [2.0, 3.0, 2.0])
     '2.00 (1.00 to 3.00)'

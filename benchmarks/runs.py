@@ -1,4 +1,4 @@
-"""Runs of `train.py` that benchmarks make and read. They stay in checkpoints/."""
+"""Train runs with `train.py` and read their metrics. Runs are kept in checkpoints/."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ CONFIGS = ROOT / "configs"
 
 
 def train_py(*arguments: str) -> None:
-    """Run `train.py`; what it says is shown only if it fails, which ends the benchmark."""
+    """Run `train.py`; if it fails, print its output and end the benchmark."""
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -21,31 +21,31 @@ def train_py(*arguments: str) -> None:
 
 
 def trained(name: str, flags: list[str]) -> Path:
-    """A run of this name, which is not repeated if it is there already; gives its folder."""
-    folder = Path("checkpoints", name)
-    if not folder.exists():
-        unfinished = folder.with_name(f"{name}-unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of one that was cut
+    """Train a run of this name unless it exists, and return its directory."""
+    directory = Path("checkpoints", name)
+    if not directory.exists():
+        unfinished = directory.with_name(f"{name}-unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted run
         train_py("fit", "--run_name", unfinished.name, *flags)
-        unfinished.rename(folder)
-    return folder
+        unfinished.rename(directory)
+    return directory
 
 
-def tested(folder: Path) -> dict[str, Any]:
-    """What `best.ckpt` does in a test: the content of `test.json`."""
-    path = folder / "test.json"
+def tested(directory: Path) -> dict[str, Any]:
+    """Test `best.ckpt` unless that was done before, and return the content of `test.json`."""
+    path = directory / "test.json"
     if not path.exists():
-        train_py("test", "--ckpt_path", str(folder / "best.ckpt"))
+        train_py("test", "--ckpt_path", str(directory / "best.ckpt"))
     return dict(json.loads(path.read_text()))
 
 
-def evaluations(folder: Path) -> dict[int, float]:
-    """Environment steps → mean return."""
-    return curve(folder, "eval/return_mean")
+def evaluations(directory: Path) -> dict[int, float]:
+    """Return the mean return of each evaluation by environment steps."""
+    return curve(directory, "eval/return_mean")
 
 
-def curve(folder: Path, column: str, file: str = "metrics.csv") -> dict[int, float]:
-    """Environment steps → value, of a column."""
-    with (folder / file).open(newline="") as lines:
+def curve(directory: Path, column: str, file: str = "metrics.csv") -> dict[int, float]:
+    """Return the values of a column by environment steps."""
+    with (directory / file).open(newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row.get(column)]
     return {int(row["env_steps"]): float(row[column]) for row in rows}

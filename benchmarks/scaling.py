@@ -1,16 +1,16 @@
-"""Updates and environment steps per second of one rank and of several, at the same work per rank.
+"""Measure updates and environment steps per second by number of ranks, at equal work per rank.
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --accelerator gpu --ranks 1 2 4 8
 
-Two tasks: CartPole-v1 with a small network, at CleanRL's settings (`throughput.py`), and pictures
-of 84 x 84, four in a stack, with the network of Mnih et al. 2015, batches of 32 and an update every
-four environment steps. Every rank does all of the work that one alone does, so in an ideal world
-updates per second stay the same and environment steps per second grow with the ranks. Each run is
-a `torchrun` of its own, 1 and 2 ranks in turn, one thread a rank.
+Two tasks: CartPole-v1 with a small network, at CleanRL's settings (`throughput.py`), and stacks of
+four 84 x 84 images with the network of Mnih et al. 2015, batches of 32 and an update every four
+environment steps. Every rank does the full work of a single one, so ideally updates per second stay
+constant and environment steps per second grow with the number of ranks. Each run is a separate
+`torchrun`, 1 and 2 ranks in turn, one thread per rank.
 
-The collectives are timed twice: in the run, waiting for the slowest rank included, and alone. What
-eight GPUs would give is computed, not measured, and printed apart with what it is computed from.
+Collectives are timed twice: within the run, including the wait for the slowest rank, and alone. The
+numbers for eight GPUs are computed, not measured, and printed separately with their assumptions.
 """
 
 import argparse
@@ -27,49 +27,60 @@ from typing import Any
 from benchmarks.processes import last_line
 from benchmarks.spent import Spent
 
-TASKS = {"small network": 2_000, "Nature CNN": 60}  # updates that are timed
+TASKS = {"small network": 2_000, "Nature CNN": 60}  # number of timed updates
 WARM_UP = {"small network": 100, "Nature CNN": 10}
 
 
 def make(task: str, num_ranks: int) -> tuple[Any, Any]:
-    """The module and its data."""
+    """Return the module and the datamodule of a task."""
     import gymnasium as gym
     import numpy as np
     import torch
     from gymnasium import spaces
 
-    from dqn_lightning import DQNDataModule, DQNModule
+    from dqn_lightning import (
+        DQNDataModule,
+        DQNModule,
+        EvaluationSettings,
+        ExplorationSettings,
+        ReplaySettings,
+        ScheduleSettings,
+    )
     from dqn_lightning.networks import CNN, MLP
 
-    class Noise(gym.Env[Any, Any]):  # pictures that cost nothing
+    class Noise(gym.Env[Any, Any]):  # observations that cost nothing
         observation_space = spaces.Box(0, 255, (1, 84, 84), np.uint8)
         action_space = spaces.Discrete(6)
 
         def __init__(self) -> None:
-            self.pictures = np.random.default_rng(0).integers(0, 256, (64, 1, 84, 84), np.uint8)
+            self.images = np.random.default_rng(0).integers(0, 256, (64, 1, 84, 84), np.uint8)
             self.steps = 0
 
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-            return self.pictures[0], {}
+            return self.images[0], {}
 
         def step(self, action: Any) -> Any:
             self.steps += 1
-            return self.pictures[self.steps % 64], 0.0, self.steps % 500 == 0, False, {}
+            return self.images[self.steps % 64], 0.0, self.steps % 500 == 0, False, {}
 
     gym.register("benchmark/Noise-v0", Noise)
     small = task == "small network"
     every = 10 if small else 4
     data = DQNDataModule(
         "CartPole-v1" if small else "benchmark/Noise-v0",
-        capacity=10_000,
-        batch_size=128 if small else 32,
-        frame_stack=1 if small else 4,
-        learning_starts_env_steps=1_000,
-        train_every_env_steps=every,
-        rollout_env_steps=1_000 if small else 100,
-        total_env_steps=1_000 + num_ranks * every * (WARM_UP[task] + TASKS[task]),
-        epsilon=0.05,
-        eval_every_env_steps=None,
+        replay=ReplaySettings(
+            capacity=10_000,
+            batch_size=128 if small else 32,
+            frame_stack=1 if small else 4,
+        ),
+        schedule=ScheduleSettings(
+            learning_starts_env_steps=1_000,
+            train_every_env_steps=every,
+            rollout_env_steps=1_000 if small else 100,
+            total_env_steps=1_000 + num_ranks * every * (WARM_UP[task] + TASKS[task]),
+        ),
+        exploration=ExplorationSettings(epsilon=0.05),
+        evaluation=EvaluationSettings(every_env_steps=None),
     )
     module = DQNModule(
         data.obs_shape,
@@ -81,23 +92,23 @@ def make(task: str, num_ranks: int) -> tuple[Any, Any]:
 
 
 def measure(task: str, accelerator: str) -> dict[str, Any]:
-    """What one rank does, started by `torchrun`."""
+    """Run the measurement on one rank, which `torchrun` started."""
     import torch
     from lightning.pytorch import Callback, Trainer, seed_everything
 
-    from dqn_lightning import ranks
+    from dqn_lightning import distributed
     from dqn_lightning.callbacks import GradientClamp, TargetSync
 
     torch.set_num_threads(1)
     seed_everything(1, verbose=False)
     num_ranks = int(os.environ["WORLD_SIZE"])
     marks: list[tuple[float, int, int]] = []
-    spent, alone, mean = Spent(), {}, ranks.mean
+    spent, alone, mean = Spent(), {}, distributed.all_reduce_mean
 
     def mark(trainer: Any, module: Any) -> None:
         if module.device.type == "cuda":
             torch.cuda.synchronize()
-        env_steps = trainer.datamodule.dataset.collector.counts.env_steps
+        env_steps = trainer.datamodule.dataset.collector.progress.env_steps
         marks.append((time.perf_counter(), env_steps, trainer.global_step))
 
     class Watch(Callback):
@@ -106,13 +117,13 @@ def measure(task: str, accelerator: str) -> dict[str, Any]:
         ) -> None:
             if not marks and trainer.global_step >= WARM_UP[task]:
                 mark(trainer, pl_module)
-                spent.measure(ranks, "mean", "gradients")
-                spent.measure(ranks, "total", "agreeing to go on")
+                spent.measure(distributed, "all_reduce_mean", "gradients")
+                spent.measure(distributed, "all_reduce_sum", "agreeing to go on")
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             mark(trainer, pl_module)
             gradients = [p.detach().clone() for p in pl_module.online.parameters()]
-            ranks.gather(None)
+            distributed.all_gather(None)
             started = time.perf_counter()
             for _ in range(100):
                 mean(gradients)
@@ -167,12 +178,12 @@ def show(task: str, runs: dict[int, list[dict[str, Any]]]) -> None:
 
 
 def show_eight_gpus(one: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    """Eight ranks on GPUs of one machine, computed."""
+    """Print the computed speed of eight GPUs of one machine."""
     on_gpu = args.accelerator == "gpu"
     seconds = statistics.median(r["seconds"] / r["updates"] for r in one)
     update_s = seconds if on_gpu else args.gpu_update_ms / 1e3
     size, ranks = one[0]["alone"]["bytes"], 8
-    traffic = 2 * (ranks - 1) / ranks * size  # of a ring, each way, per rank
+    traffic = 2 * (ranks - 1) / ranks * size  # of a ring all-reduce, per direction and rank
     reduce_s = args.latency_us / 1e6 + traffic / (args.bandwidth_gb_s * 1e9)
     print(f"\ncomputed, not measured: the Nature CNN on {ranks} GPUs of one machine")
     source = "as measured above" if on_gpu else "assumed, with its four environment steps"

@@ -1,10 +1,10 @@
-"""CartPole's patch of the screen: cut out of the rendered screen, and drawn alone.
+"""Compare two ways to draw CartPole's patch: cut out of the rendered screen, or drawn alone.
 
     python -m benchmarks.screen
 
-Both ways in turn, in one process on one thread; medians of microseconds, and of the ratios of the
-runs in turn, with the least and the greatest. A patch is timed alone, and in a whole step of one
-environment: physics, time limit, resets, patch in grey and vector.
+Both run in turn, in one process on one thread. The table shows medians in microseconds, and the
+median, minimum and maximum of the ratios. A patch is timed alone, and within a full step of one
+environment: physics, time limit, resets, grayscale patch and vector.
 """
 
 import argparse
@@ -26,28 +26,28 @@ from dqn_lightning.envs import CartPoleScreen, EnvFactory
 
 DRAWS = {"render_mode": "rgb_array"}
 WARM_UP = 1_000
-"""Steps of a vector that are not timed; most of what occurs has been drawn then."""
+"""Untimed steps of a vector environment, after which most patches are cached."""
 
 Part = Callable[[], float]
-"""Runs once and gives microseconds, of one patch or of one step of one environment."""
+"""A function that runs once and returns the microseconds per patch or per step."""
 
 
 class Rendered(gym.Wrapper[Any, Any, Any, Any]):
-    """Changes nothing; but a wrapper that renders could, so `CartPoleScreen` takes the slow way."""
+    """Wrapper that changes nothing, but makes `CartPoleScreen` render the whole screen."""
 
     def render(self) -> Any:
         return self.env.render()
 
 
-def slow_grey(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+def slow_grayscale(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return GrayscaleObservation(CartPoleScreen(Rendered(env)), keep_dim=True)
 
 
-fast_grey = partial(CartPoleScreen, grey=True)
+fast_grayscale = partial(CartPoleScreen, grayscale=True)
 
 
 def states_of_episodes(number: int) -> list[Any]:
-    """Of a policy that hardly minds where the cart is, so a third of them near the edges."""
+    """Return states of a policy that often drifts; a third of them are near the edges."""
     env, rng = gym.make("CartPole-v1"), np.random.default_rng(0)
     env.reset(seed=0)
     states: list[Any] = []
@@ -63,7 +63,7 @@ def states_of_episodes(number: int) -> list[Any]:
 
 
 def random_states(number: int) -> list[Any]:
-    """Anywhere on the track, the pole at any angle: nearly all drawn for the first time."""
+    """Return states with random positions and angles, whose patches are rarely cached."""
     rng = np.random.default_rng(0)
     drawn = rng.uniform([-2.4, -np.pi], [2.4, np.pi], (number, 2))
     return [np.array([position, 0.0, angle, 0.0]) for position, angle in drawn]
@@ -124,17 +124,17 @@ def main() -> None:
         "a patch of an episode": states_of_episodes(runs * number),
         "a patch that was never drawn before": random_states(runs * number),
     }.items():
-        colour = partial(patches, states=states, number=number)
-        slow = colour(lambda env: CartPoleScreen(Rendered(env)))
-        compare(f"{name}, colour", slow, colour(CartPoleScreen), runs)
+        color = partial(patches, states=states, number=number)
+        slow = color(lambda env: CartPoleScreen(Rendered(env)))
+        compare(f"{name}, color", slow, color(CartPoleScreen), runs)
     for num_envs in (1, 8):
-        name = f"a step of one environment, grey, {num_envs} in the vector"
-        fast = steps(fast_grey, num_envs, number)
-        slow = steps(slow_grey, num_envs, number // num_envs, warm_up=10)
+        name = f"a step of one environment, grayscale, {num_envs} in the vector"
+        fast = steps(fast_grayscale, num_envs, number)
+        slow = steps(slow_grayscale, num_envs, number // num_envs, warm_up=10)
         compare(name, slow, fast, runs)
     bare = steps(None, 8, number)
     alone = statistics.median(bare() for _ in range(runs))
-    print(f"| the same without a picture, 8 in the vector | | {alone:,.0f} | |")
+    print(f"| the same without an image, 8 in the vector | | {alone:,.0f} | |")
 
 
 if __name__ == "__main__":

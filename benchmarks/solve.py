@@ -1,10 +1,10 @@
-"""How soon CartPole-v1 is solved: a greedy mean of 475 over 100 episodes, beside Stable-Baselines3.
+"""Measure the time to solve CartPole-v1, a greedy mean return of 475 over 100 episodes.
 
     python -m benchmarks.throughput --part solve
 
-Stable-Baselines3 has the settings that its zoo tuned for CartPole-v1; ours are those of
-`configs/cartpole_fast.yaml`, tuned on the seeds 100 to 104. Both are looked at every 1 000
-environment steps; that time is not counted. Seeds 1 to 10, one thread each, in turn.
+Stable-Baselines3 uses the settings that its zoo tuned for CartPole-v1; our program uses
+`configs/cartpole_fast.yaml`, tuned on seeds 100 to 104. Both are evaluated every 1 000 environment
+steps; the time for that is not counted. Seeds 1 to 10, one thread each, in turn.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SOLVED, EVERY, LIMIT, SEEDS = 475.0, 1_000, 100_000, range(1, 11)
 
 
 def greedy_mean(act: Callable[[Any], Any], episodes: int = 100) -> float:
-    """The mean return of so many episodes, played side by side."""
+    """Return the mean return of `episodes` greedy episodes, played in parallel."""
     from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
     envs = CartPoleVectorEnv(episodes)
@@ -42,13 +42,13 @@ def greedy_mean(act: Callable[[Any], Any], episodes: int = 100) -> float:
 
 
 class Watch:
-    """Counts the time that is not spent on looking."""
+    """A stopwatch that can be paused during evaluations."""
 
     def __init__(self) -> None:
         self._seconds, self._since = 0.0, time.perf_counter()
 
     def look(self, act: Callable[[Any], Any], env_steps: int) -> dict[str, float] | None:
-        """What was needed, if it is solved now."""
+        """Return seconds and environment steps if the task is solved now, else None."""
         self._seconds += time.perf_counter() - self._since
         mean = greedy_mean(act)
         self._since = time.perf_counter()
@@ -58,7 +58,7 @@ class Watch:
 
 
 class Look(Callback):
-    """Looks after every rollout, and ends training when it is solved."""
+    """Callback that evaluates after every rollout and stops training when the task is solved."""
 
     solved: dict[str, float] | None = None
 
@@ -68,27 +68,27 @@ class Look(Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        Look.solved = self._watch.look(pl_module.greedy_actions, pl_module.clock.env_steps)
+        Look.solved = self._watch.look(pl_module.greedy_actions, pl_module.progress.env_steps)
         trainer.should_stop = trainer.should_stop or Look.solved is not None
 
 
 def ours(seed: int, *flags: str) -> dict[str, float]:
-    """The command line's program, without evaluations of its own."""
-    from benchmarks.solve import Look  # the one that the command line finds by this name
-    from dqn_lightning.cli import main
+    """Train with the command line, without its own evaluations."""
+    from benchmarks.solve import Look  # the class that the command line imports
+    from dqn_lightning.cli.main import main
 
     config = Path(__file__).parents[1] / "configs" / "cartpole_fast.yaml"
     arguments = [
         *("fit", "--config", str(config), f"--seed_everything={seed}"),
         "--trainer.callbacks+=benchmarks.solve.Look",
-        f"--data.rollout_env_steps={EVERY}",
-        "--data.eval_every_env_steps=null",
-        f"--data.total_env_steps={LIMIT}",
+        f"--data.schedule.rollout_env_steps={EVERY}",
+        "--data.evaluation.every_env_steps=null",
+        f"--data.schedule.total_env_steps={LIMIT}",
         "--trainer.enable_checkpointing=false",
         *flags,
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with tempfile.TemporaryDirectory() as directory:
+        os.chdir(directory)
         main(arguments)
     return Look.solved or {"seconds": float("inf"), "env_steps": LIMIT, "mean": 0.0}
 
@@ -143,7 +143,7 @@ PROGRAMS: dict[str, Callable[[int], dict[str, float]]] = {
 
 
 def compare() -> None:
-    """Print both programs' times, seed by seed."""
+    """Print the times of both programs for each seed."""
     print("\nseconds (environment steps) until a greedy mean of 475 over 100 episodes, one thread:")
     times: dict[str, list[float]] = {program: [] for program in PROGRAMS}
     for seed in SEEDS:

@@ -1,14 +1,14 @@
-"""Where time goes: seconds spent in calls, by the part they belong to."""
+"""Measure the seconds spent in calls, by part of the program."""
 
 import time
 from typing import Any
 
 
 class Spent(dict[str, float]):
-    """Seconds by part."""
+    """Seconds by part of the program."""
 
     def measure(self, owner: Any, name: str, part: str) -> None:
-        """From now on, count the time of `owner.name(…)` to this part."""
+        """Add the time of all further calls of `owner.name(…)` to a part."""
         call = getattr(owner, name)
         self.setdefault(part, 0.0)
 
@@ -21,6 +21,6 @@ class Spent(dict[str, float]):
         object.__setattr__(owner, name, timing)
 
     def show(self, seconds: float, steps: int, rest: str) -> None:
-        """Print microseconds per step and share; what is left of the seconds is the rest."""
+        """Print microseconds per step and share of each part, and of the remaining time."""
         for part, value in {**self, rest: seconds - sum(self.values())}.items():
             print(f"  {part:<20}{1e6 * value / steps:>9,.1f}{value / seconds:>7.0%}")

@@ -1,20 +1,20 @@
-"""How fast it is, beside other programs with the same algorithm and the same settings.
+"""Compare the speed with other programs that run the same algorithm with the same settings.
 
     python -m benchmarks.throughput [--part speed|update|parts|split|solve]
 
-Without `--part` all of them, in some 40 minutes. Programs run in turn, each time in a process of
-its own; our own always on one thread, the others on one and on two, of which the faster counts.
-Start-up (imports, filling the replay, recording, the first 300 updates) is reported, not counted.
+Without `--part` all parts run, in about 40 minutes. Programs run in turn, each time in a separate
+process; ours always uses one thread, the others one or two, whichever is faster. Start-up (imports,
+filling the replay, recording, the first 300 updates) is reported, not counted.
 
 - `speed`: environment steps per second on CartPole-v1 at CleanRL's settings (`dqn.py`): an MLP
   4-120-84-2, batches of 128, one update every 10 steps, a replay of 10 000, Adam at 2.5e-4, the
-  target copied every 500 steps; epsilon is what CleanRL's ends at, 0.05, from the start, so the
-  network acts almost always. Real environment steps and updates are counted, and must be the same.
+  target copied every 500 steps; epsilon is CleanRL's final 0.05 from the start, so the network acts
+  almost always. Real environment steps and updates are counted, and must be equal.
 - `update`: microseconds per update of every objective and head, by engine (`update.py`).
-- `parts`: prioritised drawing and the losses of distributions beside the others' (`parts.py`).
+- `parts`: prioritized sampling and distributional losses next to the peers' (`parts.py`).
 - `solve`: seconds of training, and environment steps, until a greedy mean of 475 over 100 episodes.
   Evaluations are not counted.
-- `split`: where a step's time goes.
+- `split`: time per part of a step.
 """
 
 import argparse
@@ -55,17 +55,17 @@ PACKAGES = (
 )
 
 
-# One program, in a process of its own ------------------------------------------------------------
+# One program, in a separate process --------------------------------------------------------------
 
 
 class Counter:
-    """Real steps of an environment, counted where they happen."""
+    """Counts the steps of environments."""
 
     steps = 0
 
 
 def counted(env: Any) -> Any:
-    """Make an environment count its steps."""
+    """Return the environment, which now counts its steps in `Counter`."""
     step = env.step
 
     def counting(action: Any) -> Any:
@@ -81,42 +81,57 @@ def ours(
     engine: Any = "auto",
     num_envs: int = 1,
     clamped: bool = False,
-    pictures: bool = False,
+    images: bool = False,
     split: bool = False,
 ) -> dict[str, float]:
-    """Our program, with the loggers and callbacks that the command line gives it.
+    """Train our program with the loggers and callbacks of the command line.
 
-    With `clamped` it does what Stable-Baselines3 always does: Huber's loss, gradients clamped to
-    norm 10. Without, what CleanRL does: the squared error, and no clamping. With `pictures` it
-    trains the Nature CNN on stacks of four, 32 of them every 4 steps, from steps that cost nothing.
+    With `clamped` it uses the Huber loss and clamps gradients to norm 10, as Stable-Baselines3
+    always does; otherwise the squared error without clamping, as CleanRL does. With `images` it
+    trains the Nature CNN on stacks of four images, with batches of 32 every 4 steps, in an
+    environment whose steps cost nothing.
     """
     import torch
     from lightning.pytorch import Callback, Trainer, seed_everything
 
-    from dqn_lightning import DQNDataModule, DQNModule
+    from dqn_lightning import (
+        DQNDataModule,
+        DQNModule,
+        EnvSettings,
+        EvaluationSettings,
+        ExplorationSettings,
+        ReplaySettings,
+        ScheduleSettings,
+    )
     from dqn_lightning.callbacks import EpisodeLog, GradientClamp, TargetSync, Timing
-    from dqn_lightning.csv_log import CSVLog
+    from dqn_lightning.loggers.csv import CSVLogger
     from dqn_lightning.losses import DQN
     from dqn_lightning.networks import CNN, MLP
 
     seed_everything(1, verbose=False)
     data = DQNDataModule(
-        "benchmarks.pictures:Pictures-v0" if pictures else "CartPole-v1",
-        frame_stack=4 if pictures else 1,
-        wrappers=[counted] if num_envs == 1 else [],
-        num_envs=num_envs,
-        capacity=CAPACITY,
-        batch_size=32 if pictures else BATCH,
-        learning_starts_env_steps=WARM_UP - 100 if pictures else LEARNING_STARTS,
-        train_every_env_steps=4 if pictures else EVERY,
-        total_env_steps=WARM_UP + env_steps,
-        epsilon=EPSILON,
-        eval_every_env_steps=None,
+        EnvSettings(
+            id="benchmarks.images:Images-v0" if images else "CartPole-v1",
+            wrappers=[counted] if num_envs == 1 else [],
+            num_envs=num_envs,
+        ),
+        replay=ReplaySettings(
+            frame_stack=4 if images else 1,
+            capacity=CAPACITY,
+            batch_size=32 if images else BATCH,
+        ),
+        schedule=ScheduleSettings(
+            learning_starts_env_steps=WARM_UP - 100 if images else LEARNING_STARTS,
+            train_every_env_steps=4 if images else EVERY,
+            total_env_steps=WARM_UP + env_steps,
+        ),
+        exploration=ExplorationSettings(epsilon=EPSILON),
+        evaluation=EvaluationSettings(every_env_steps=None),
     )
     module = DQNModule(
         data.obs_shape,
         data.num_actions,
-        network=CNN if pictures else partial(MLP, widths=(120, 84)),
+        network=CNN if images else partial(MLP, widths=(120, 84)),
         objective=DQN("huber" if clamped else "squared"),
         optimizer=partial(torch.optim.Adam, lr=LEARNING_RATE, fused=True),
         engine=engine,
@@ -125,14 +140,14 @@ def ours(
     spent = Spent()
 
     def mark(trainer: Any) -> None:
-        steps = Counter.steps or trainer.datamodule.dataset.collector.counts.env_steps
+        steps = Counter.steps or trainer.datamodule.dataset.collector.progress.env_steps
         marks.append((time.perf_counter(), steps, trainer.global_step))
 
     class Watch(Callback):
         def on_train_batch_start(
             self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
         ) -> None:
-            if pl_module.clock.env_steps // 1_000 != WARM_UP // 1_000 or marks:
+            if pl_module.progress.env_steps // 1_000 != WARM_UP // 1_000 or marks:
                 return
             mark(trainer)
             if split:
@@ -140,18 +155,18 @@ def ours(
                 spent.measure(collector.envs, "step", "environment")
                 spent.measure(pl_module, "_policy", "acting")
                 spent.measure(collector.replay, "write", "replay, writing")
-                spent.measure(collector.replay, "draw", "replay, drawing")
+                spent.measure(collector.replay, "draw", "replay, sampling")
                 spent.measure(pl_module._engine, "update", "update")
                 spent.measure(pl_module, "log_metrics", "logging")
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             mark(trainer)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         trainer = Trainer(
             accelerator="cpu",
             max_epochs=-1,
-            logger=CSVLog(Path(folder)),
+            logger=CSVLogger(Path(directory)),
             log_every_n_steps=100,
             callbacks=[
                 Watch(),
@@ -204,12 +219,12 @@ PEERS: dict[str, Callable[[int], dict[str, float]]] = {
 SPLITS: dict[str, Callable[[int], dict[str, float]]] = {
     "split": partial(ours, split=True),
     "split, 16 environments": partial(ours, num_envs=16, split=True),
-    "split, Nature CNN": partial(ours, pictures=True, split=True),
+    "split, Nature CNN": partial(ours, images=True, split=True),
 }
 
 
 def run(program: str, env_steps: int, threads: int) -> None:
-    """One program, in this process; prints its figures as JSON."""
+    """Run one program in this process, and print its measurements as JSON."""
     started = time.perf_counter()
     import torch
 
@@ -232,7 +247,7 @@ def in_a_process(program: str, env_steps: int, threads: int = 1) -> dict[str, fl
 
 def speed(repeats: int, env_steps: int) -> None:
     threads = dict.fromkeys(OURS, 1)
-    for program in PEERS:  # which of one and two threads is the better
+    for program in PEERS:  # choose the faster of one and two threads
         tried = {n: in_a_process(program, env_steps // 4, n)["seconds"] for n in (1, 2)}
         threads[program] = min(tried, key=lambda n: tried[n])
     speeds: dict[str, list[float]] = {program: [] for program in threads}
@@ -250,7 +265,7 @@ def speed(repeats: int, env_steps: int) -> None:
         start_up = statistics.median(start_ups[program])
         details = f"({threads[program]}; {start_up:.1f})"
         print(f"  {program:<32}{statistics.median(values):>8,.0f}   {details}")
-    print("\nratios: of medians (of the runs in turn, least to greatest)")
+    print("\nratios of medians (minimum to maximum of the runs in turn)")
     pairs = [
         ("dqn_lightning", "plain loop"),
         ("dqn_lightning, 16 environments", "plain loop"),
@@ -268,15 +283,15 @@ def speed(repeats: int, env_steps: int) -> None:
 
 
 def draw(speeds: dict[str, list[float]]) -> None:
-    """The medians as bars, each run as a dot, in `throughput.png` beside this file."""
+    """Draw medians as bars and runs as dots into `throughput.png` in this directory."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     programs = list(speeds)[::-1]
-    colours = ["#0072B2" if program in OURS else "#999999" for program in programs]
+    colors = ["#0072B2" if program in OURS else "#999999" for program in programs]
     medians = [statistics.median(speeds[program]) for program in programs]
-    axes.barh(programs, medians, color=colours)
+    axes.barh(programs, medians, color=colors)
     for i, program in enumerate(programs):
         axes.plot(speeds[program], [i] * len(speeds[program]), "k.", markersize=3)
         axes.text(max(speeds[program]), i, f"  {medians[i]:,.0f}", va="center")
@@ -286,7 +301,7 @@ def draw(speeds: dict[str, list[float]]) -> None:
     figure.savefig(Path(__file__).with_suffix(".png"), dpi=130)
 
 
-# Where the time goes -----------------------------------------------------------------------------
+# Time per part -----------------------------------------------------------------------------------
 
 
 def show_split(env_steps: int) -> None:

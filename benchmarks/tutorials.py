@@ -1,10 +1,10 @@
-"""How far the tutorials learn: five seeds each, the first one once for 300 episodes too.
+"""Train both tutorials on five seeds each, and the first one also for 300 episodes.
 
     python -m benchmarks.tutorials
 
-Trains what is not in `checkpoints/` yet, tests each run's last weights on 100 episodes of
-CartPole-v1 (its own reward, at most 500 steps), prints a table, and draws every run's episodes into
-`docs/tutorials.png`.
+Trains the runs that are not in `checkpoints/` yet, tests the last weights of each run on 100
+episodes of CartPole-v1 (its own reward, at most 500 steps), prints a table, and draws all training
+episodes into `docs/tutorials.png`.
 """
 
 import csv
@@ -15,18 +15,18 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.runs import CONFIGS, ROOT, train_py, trained
-from dqn_lightning.plots.episodes import DURATION, RETURN
+from dqn_lightning.plots.episodes import LENGTH, RETURN
 
 SEEDS = (1, 2, 3, 4, 5)
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
 PANELS = {
-    "PyTorch tutorial": ("pytorch_tutorial", SEEDS, {}, "train/episode_length", DURATION),
+    "PyTorch tutorial": ("pytorch_tutorial", SEEDS, {}, "train/episode_length", LENGTH),
     "PyTorch tutorial, 300 episodes": (
         "pytorch_tutorial",
         (1,),
-        {"data.total_episodes": 300},
+        {"data.schedule.total_episodes": 300},
         "train/episode_length",
-        DURATION,
+        LENGTH,
     ),
     "MorvanZhou, shaped reward": (
         "morvan_tutorial",
@@ -46,39 +46,42 @@ PANELS = {
 
 
 def train(config: str, seed: int, settings: dict[str, int]) -> Path:
-    """The folder of a run, which is made if it is not there."""
+    """Train a run unless it exists, and return its directory."""
     name = "-".join([config, *map(str, settings.values()), "seed", str(seed)])
     flags = {"config": CONFIGS / f"{config}.yaml", "seed_everything": seed, **settings}
     return trained(name, [f"--{flag}={value}" for flag, value in flags.items()])
 
 
-def test(folder: Path) -> dict[str, float]:
-    """What the last weights play."""
-    train_py("test", "--ckpt_path", str(folder / "last.ckpt"))
-    return json.loads((folder / "test.json").read_text())
+def test(directory: Path) -> dict[str, float]:
+    """Test the last weights of a run, and return the content of `test.json`."""
+    train_py("test", "--ckpt_path", str(directory / "last.ckpt"))
+    return json.loads((directory / "test.json").read_text())
 
 
-def episodes(folder: Path, column: str) -> list[float]:
-    """A column of `metrics.csv`, one value per training episode."""
-    with (folder / "metrics.csv").open(newline="") as lines:
+def episodes(directory: Path, column: str) -> list[float]:
+    """Return a column of `metrics.csv`, one value per training episode."""
+    with (directory / "metrics.csv").open(newline="") as lines:
         return [float(row[column]) for row in csv.DictReader(lines) if row[column]]
 
 
 def main() -> None:
     figure = Figure(figsize=(10, 7), layout="constrained")
-    print("| | seed | steps | mean length of the last 10 | longest | then plays |")
+    print("| | seed | steps | mean length of the last 10 | longest | return of the last weights |")
     print("|---|---|---|---|---|---|")
     for axes, (title, (config, seeds, settings, column, label)) in zip(
         figure.subplots(2, 2).flat, PANELS.items(), strict=True
     ):
-        for seed, colour in zip(seeds, COLOURS, strict=False):
-            folder = train(config, seed, settings)
-            values, durations = episodes(folder, column), episodes(folder, "train/episode_length")
-            result = test(folder)
-            axes.plot(values, color=colour, alpha=0.7, linewidth=0.8, label=f"seed {seed}")
+        for seed, color in zip(seeds, COLORS, strict=False):
+            directory = train(config, seed, settings)
+            values, lengths = (
+                episodes(directory, column),
+                episodes(directory, "train/episode_length"),
+            )
+            result = test(directory)
+            axes.plot(values, color=color, alpha=0.7, linewidth=0.8, label=f"seed {seed}")
             print(
-                f"| {title} | {seed} | {sum(durations):,.0f} "
-                f"| {statistics.mean(durations[-10:]):,.0f} | {max(durations):,.0f} "
+                f"| {title} | {seed} | {sum(lengths):,.0f} "
+                f"| {statistics.mean(lengths[-10:]):,.0f} | {max(lengths):,.0f} "
                 f"| {result['return_mean']:.1f} ± {result['return_std']:.1f} |",
                 flush=True,
             )
