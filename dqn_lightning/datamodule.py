@@ -254,6 +254,7 @@ class DQNDataModule(LightningDataModule):
         return schedule
 
     def _replay_device(self) -> torch.device:
+        # `setup` calls this method, so the trainer is set.
         device: torch.device = self.trainer.strategy.root_device  # type: ignore[union-attr]
         on_gpu = device.type == "cuda" and self.replay.device == "auto"
         return device if on_gpu else torch.device("cpu")

@@ -99,6 +99,7 @@ class FullState(Callback):
         ]
         if problems:
             _report_missing(data, *problems[0])
+        # Without a reference, `_find_states` has reported a problem.
         elif len(reference["files"]) == distributed.world_size():  # type: ignore[index]
             self._restore(data, saved[0])
         else:
