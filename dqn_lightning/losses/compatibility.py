@@ -1,4 +1,4 @@
-"""Checks that an objective is compatible with the network and the n-step returns."""
+"""Checks that an objective is compatible with the network and with n-step returns."""
 
 import copy
 import inspect
@@ -15,7 +15,7 @@ from dqn_lightning.networks.q_network import HeadFactory
 
 
 def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Return whether a function can be called with the given arguments.
+    """Return whether a function's signature accepts the given arguments.
 
     >>> accepts(lambda a, b: None, 1, 2), accepts(lambda a, b: None, 1, 2, c=3)
     (True, False)
@@ -28,11 +28,12 @@ def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
 
 
 def choose_head(head: HeadFactory | None, objective: Any, dueling: bool) -> HeadFactory:
-    """Return the given factory for the head, or else the objective's default factory.
+    """Return the head factory to use: the given one or the objective's default.
 
     Args:
         head: Factory for the head; None for the objective's default.
-        objective: Objective, whose attribute `head` is the default factory.
+        objective: Objective, whose attribute `head` is the default factory. An objective without
+            this attribute uses `ValueHead`.
         dueling: Whether to build the head with separate streams for state value and advantages.
 
     Raises:
@@ -52,11 +53,12 @@ def check_objective(objective: Any, network: QNetwork, obs: Tensor) -> None:
     Args:
         objective: Objective to check.
         network: Network that the objective will be applied to; it is not modified.
-        obs: Any observations [B, …], for one forward pass.
+        obs: Observations [B, …] for one forward pass; their values do not matter.
 
     Raises:
-        ConfigError: If the objective accepts no argument `noise` although the network is noisy or
-            samples taus, or if it expects a type of output that the head does not return.
+        ConfigError: If the objective does not accept an argument `noise`, but the network is noisy
+            or samples taus (quantile probabilities). Also raised if the head's output is not of the
+            type that the objective expects.
     """
     name = type(objective).__name__
     if network.needs_update_noise and not accepts(objective, 1, 2, 3, 4):
@@ -77,7 +79,7 @@ def check_objective(objective: Any, network: QNetwork, obs: Tensor) -> None:
 
 
 def check_n_step(objective: Any, n_step: int) -> None:
-    """Check that the objective supports n-step returns with this n.
+    """Check that the objective supports n-step returns with n = `n_step`.
 
     Raises:
         ConfigError: If `n_step` exceeds the objective's `max_n_step`.

@@ -23,10 +23,13 @@ def _select(values: Tensor, actions: Tensor) -> Tensor:
 def categorical_projection(z_p: Tensor, p: Tensor, z_q: Tensor) -> Tensor:
     """Project categorical distributions with the atoms z_p onto the atoms z_q.
 
-    The probability of atom z_q_i is sum_j clip(1 - |clip(z_p_j, z_q_1, z_q_K) - z_q_i| / dz, 0, 1)
-    p_j, where dz is the spacing of z_q (Bellemare, Dabney and Munos 2017, equation 7). The
-    probability of each atom of z_p is split between the two nearest atoms of z_q, which preserves
-    the mean. Atoms outside the range of z_q are clipped to its ends.
+    Bellemare, Dabney and Munos 2017, equation 7. Each atom of z_p is first clipped to the range of
+    z_q. Its probability is then split between the two nearest atoms of z_q so that the mean is
+    preserved. Atom i of z_q thus receives the probability
+
+        sum_j clip(1 - |z_p_j - z_q_i| / dz, 0, 1) p_j
+
+    where z_p_j is already clipped, and dz is the spacing of z_q.
 
     Args:
         z_p: Atoms [B, J] of the distributions.
@@ -66,9 +69,9 @@ def categorical_q_learning(
 ) -> Tensor:
     """Cross-entropy loss of C51: -sum_k target_k ln softmax(logits_tm1(a_tm1))_k.
 
-    Bellemare, Dabney and Munos 2017. The target is the distribution of r_t + discount_t Z projected
-    onto the atoms, where Z has the probabilities p_t(argmax_a q_t_selector(a)). No gradient flows
-    through the target.
+    Bellemare, Dabney and Munos 2017. The next action is a_t = argmax_a q_t_selector(a). The target
+    is the distribution of r_t + discount_t Z, projected onto the atoms, where the return Z is
+    distributed over the atoms with probabilities p_t(a_t). No gradient flows through the target.
 
     Args:
         logits_tm1: Logits [B, A, K] of the atoms.
@@ -106,9 +109,9 @@ def quantile_huber(error: Tensor, taus: Tensor, kappa: float = 1.0) -> Tensor:
     """Quantile Huber loss: sum_i mean_j |tau_i - 1{e_ij < 0}| huber(e_ij) / kappa.
 
     Dabney et al. 2018a (QR-DQN), equations 9 and 10, divided by kappa as in equation 3 of Dabney et
-    al. 2018b (IQN). The loss is summed over predictions i and averaged over targets j. With kappa
-    0 it is the quantile regression loss |tau_i - 1{e_ij < 0}| |e_ij|, which is minimized by the
-    exact quantile. Only first derivatives are supported.
+    al. 2018b (IQN). The loss is summed over predictions i and averaged over targets j. For
+    kappa = 0, each term is the quantile regression loss |tau_i - 1{e_ij < 0}| |e_ij|, which is
+    minimized by the exact quantile. Only first derivatives are supported.
 
     Args:
         error: Errors [B, N, M]: target j minus prediction i.

@@ -1,4 +1,4 @@
-"""Formulas for Q-learning as pure functions; loss formulas return one value per row.
+"""Formulas for Q-learning as pure functions; loss formulas return one value per row of the batch.
 
 Names follow rlax: the suffix `_tm1` denotes time t - 1 (observation and action), and `_t` denotes
 time t (reward and next observation). The functions check the ranks of their tensors, because [B]
@@ -36,8 +36,8 @@ def q_learning(
         r_t: Rewards [B].
         discount_t: Discounts [B], 0 after terminal states.
         q_t: Action values [B, A] at the next observations.
-        rescaled: Whether the networks predict rescaled values (see `rescale`). The target is then
-            h(r_t + discount_t h⁻¹(max_a q_t(a))).
+        rescaled: Whether the networks predict values rescaled by h (see `rescale`). The target is
+            then h(r_t + discount_t h⁻¹(max_a q_t(a))).
 
     Returns:
         Temporal differences [B].
@@ -67,9 +67,9 @@ def double_q_learning(
 ) -> Tensor:
     """Temporal difference of double Q-learning: one network selects the action, one evaluates it.
 
-    r_t + discount_t q_t_value(argmax_a q_t_selector(a)) - q_tm1(a_tm1), van Hasselt, Guez and
-    Silver 2016. This reduces the overestimation that results from maximizing over noisy values. No
-    gradient flows through the target.
+    The result is r_t + discount_t q_t_value(argmax_a q_t_selector(a)) - q_tm1(a_tm1) (van Hasselt,
+    Guez and Silver 2016). Using two networks reduces the overestimation that results from
+    maximizing over noisy values. No gradient flows through the target.
 
     Args:
         q_tm1: Action values [B, A] at the observations.
@@ -105,14 +105,17 @@ def _select(q: Tensor, actions: Tensor) -> Tensor:
 
 
 def _bellman_target(r_t: Tensor, discount_t: Tensor, v_t: Tensor, rescaled: bool) -> Tensor:
-    """Return targets [B]: r_t + discount_t v_t, or h(r_t + discount_t h⁻¹(v_t)) if rescaled."""
+    """Return targets [B]: r_t + discount_t v_t, or h(r_t + discount_t h⁻¹(v_t)) if rescaled.
+
+    The values v_t [B] belong to the next observations; h is `rescale`.
+    """
     if rescaled:
         return rescale(r_t + discount_t * unrescale(v_t))
     return r_t + discount_t * v_t
 
 
 def rescale(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """Compress returns: h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x, Pohlen et al. 2018.
+    """Compress returns: h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x (Pohlen et al. 2018).
 
     A network that predicts h(return) can learn from unclipped rewards. The function computes the
     equivalent form x (1 / (sqrt(|x| + 1) + 1) + eps), which does not lose precision near 0.
@@ -131,10 +134,11 @@ def rescale(x: Tensor, eps: float = 1e-3) -> Tensor:
 
 
 def unrescale(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """Invert `rescale`: h⁻¹(x) = sign(x) (((sqrt(1 + 4 eps (|x| + 1 + eps)) - 1) / 2eps)² - 1).
+    """Invert `rescale`: h⁻¹(x) = sign(x) (((sqrt(1 + 4 eps (|x| + 1 + eps)) - 1) / (2 eps))² - 1).
 
-    Pohlen et al. 2018. The published form loses half of float32's digits, so this function computes
-    sign(x) w (w + 2), where w = sqrt(|h⁻¹(x)| + 1) - 1 solves eps w² + (1 + 2 eps) w = |x|.
+    Pohlen et al. 2018. In float32, this formula loses about half of the significant digits. The
+    function therefore computes the equivalent form sign(x) w (w + 2), where w is the non-negative
+    solution of eps w² + (1 + 2 eps) w = |x|.
 
     Args:
         x: Rescaled returns of any shape.
@@ -154,10 +158,9 @@ def unrescale(x: Tensor, eps: float = 1e-3) -> Tensor:
 def scaled_log_policy(q: Tensor, temperature: float) -> Tensor:
     """Log-probabilities of the softmax policy, scaled: temperature ln softmax(q / temperature).
 
-    Computed as (q - v) - temperature ln sum_a exp((q(a) - v) / temperature) with v = max_a q(a),
-    Vieillard, Pietquin and Geist 2020, appendix B.1. The result is finite for any positive
-    temperature: no exponent is positive, and the first term q - v is not divided by the
-    temperature.
+    Vieillard, Pietquin and Geist 2020, appendix B.1. The function computes the equivalent form
+    (q - v) - temperature ln sum_a exp((q(a) - v) / temperature) with v = max_a q(a), which is
+    finite for any positive temperature.
 
     Args:
         q: Action values [B, A].
@@ -221,7 +224,7 @@ def munchausen_bonus(
         a_tm1: Actions taken [B], int64.
         alpha: Weight of the term; 0 disables it.
         temperature: Temperature of the policy, positive.
-        clip: Lower bound on the scaled log-probability, negative (l₀ in the paper).
+        clip: Lower bound on temperature ln pi(a_tm1), negative (l₀ in the paper).
 
     Returns:
         Bonuses [B], at most 0.
@@ -253,7 +256,7 @@ def munchausen_q_learning(
     """Temporal difference of Munchausen Q-learning: r_t + bonus + discount_t v_t - q_tm1(a_tm1).
 
     Vieillard, Pietquin and Geist 2020, with the bonus from `munchausen_bonus` and v_t =
-    `soft_value(q_t)`. For alpha 0 and a temperature near 0, the result equals that of
+    `soft_value(q_t)`. For alpha = 0 and a temperature near 0, the result is approximately that of
     `q_learning`. No gradient flows through the target.
 
     Args:
@@ -265,7 +268,8 @@ def munchausen_q_learning(
         q_tm1_target: Target network's action values [B, A] at the observations.
         alpha: Weight of the bonus; 0 disables it.
         temperature: Temperature of the policy, positive.
-        clip: Lower bound on the scaled log-probability in the bonus, negative.
+        clip: Lower bound on the scaled log-probability in the bonus, negative; see
+            `munchausen_bonus`.
 
     Returns:
         Temporal differences [B].

@@ -37,14 +37,16 @@ class ObjectiveOutput(NamedTuple):
 class Objective(Protocol):
     """Interface for objectives, which compute losses and priorities from two networks and a batch.
 
-    An objective may define three attributes: `head`, a factory for the matching head, called with
-    the number of features and the number of actions; `output`, the type of that head's output;
-    `max_n_step`, the largest n supported for n-step returns, or None if there is no limit.
+    An objective may define three attributes: `head`, a factory for the default head, called with
+    the number of features and the number of actions; `output`, the type of output that the head
+    must return; `max_n_step`, the largest n supported for n-step returns, or None if there is no
+    limit.
 
     A class that declares `is_pure: ClassVar[bool] = True` promises that `__call__` depends only on
-    the networks, the batch and the noise, and on no other state that changes. Engines record pure
-    objectives; they execute all other objectives eagerly. A subclass that overrides `__call__` must
-    repeat the declaration.
+    the networks, the batch and the noise, and on no other state that changes. An engine may record
+    one call of a pure objective and repeat only the recorded tensor operations in later updates.
+    All other objectives are executed eagerly. A subclass that overrides `__call__` must repeat the
+    declaration.
     """
 
     def __call__(
@@ -66,13 +68,14 @@ class Objective(Protocol):
 class Munchausen:
     """Settings for Munchausen Q-learning (Vieillard, Pietquin and Geist 2020).
 
-    The scaled log-probability of the action taken is added to the reward, and targets use the soft
-    value. The policy is the softmax of the target network's action values over the temperature.
+    The term alpha max(temperature ln pi(a | s), clip) is added to the reward for the action a that
+    was taken, and targets use the soft value (see `functional.soft_value`). The policy pi is the
+    softmax of the target network's action values divided by the temperature.
 
     Args:
-        alpha: Weight of the scaled log-probability in the reward, in [0, 1].
+        alpha: Weight of the added term, in [0, 1]; 0 disables it.
         temperature: Temperature of the policy, positive.
-        clip: Lower bound on the scaled log-probability, negative.
+        clip: Lower bound on temperature ln pi(a | s), negative.
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -95,7 +98,7 @@ class Munchausen:
 
 @dataclass(frozen=True)
 class DQN:
-    """Deep Q-learning: regress Q(s, a) to r + discount max_a' Q_target(s', a'), Mnih et al. 2015.
+    """Deep Q-learning: regress Q(s, a) to r + discount max_a' Q_target(s', a') (Mnih et al. 2015).
 
     The priority is the absolute temporal difference.
 
@@ -106,7 +109,7 @@ class DQN:
             Guez and Silver 2016).
         rescaled: Whether the network predicts rescaled returns (Pohlen et al. 2018); see
             `functional.rescale`.
-        munchausen: Settings for Munchausen Q-learning, or None to disable it.
+        munchausen: Settings for Munchausen Q-learning; null to disable it.
 
     Raises:
         ConfigError: If `munchausen` is combined with `double` or `rescaled`.
@@ -162,8 +165,9 @@ class DQN:
 class C51:
     """Categorical DQN (C51): learn a categorical distribution of the return.
 
-    Bellemare, Dabney and Munos 2017. The loss is the cross-entropy with the projected target
-    distribution. The priority equals the loss, as in Hessel et al. 2018 (Rainbow).
+    Bellemare, Dabney and Munos 2017. The loss is the cross-entropy between the projected target
+    distribution and the prediction. The priority equals the loss, as in Hessel et al. 2018
+    (Rainbow).
 
     Args:
         num_atoms: Number of atoms of the default head, at least 2.
@@ -223,7 +227,10 @@ class C51:
 
 @dataclass(frozen=True)
 class _QuantileRegression:
-    """Base class for `QRDQN` and `IQN`, which differ in their default heads."""
+    """Objective that learns quantiles of the return; base class of `QRDQN` and `IQN`.
+
+    The two subclasses differ only in their default heads.
+    """
 
     is_pure: ClassVar[bool] = True
     output: ClassVar[type] = Quantiles
@@ -273,7 +280,12 @@ class _QuantileRegression:
     def _selector_values(
         self, online: nn.Module, target: nn.Module, batch: Batch, noise: UpdateNoise, t: Quantiles
     ) -> Tensor:
-        """Return the action values [B, A] that select the next action."""
+        """Return the action values [B, A] that select the next action.
+
+        For double Q-learning, these are the online network's values, otherwise the target
+        network's. Both are computed at fixed taus. `t` is the target network's output at the next
+        observations.
+        """
         if self.double:
             selector: Quantiles = online(batch.next_obs, noise.selector)
             return selector.q_values
@@ -289,14 +301,14 @@ class _QuantileRegression:
 class QRDQN(_QuantileRegression):
     """QR-DQN: learn quantiles of the return at fixed taus (Dabney et al. 2018a).
 
-    The priority is the absolute difference between the means of target and prediction; the paper
-    defines no priority.
+    The taus are the probabilities of the quantiles. The priority is the absolute difference between
+    the means of target and prediction; the paper defines no priority.
 
     Args:
         kappa: Absolute error above which the quantile Huber loss is linear; 0 for plain quantile
             regression.
         double: Whether the online network selects the next action (double Q-learning).
-        munchausen: Settings for Munchausen Q-learning, or None to disable it.
+        munchausen: Settings for Munchausen Q-learning; null to disable it.
         num_quantiles: Number of quantiles of the default head.
 
     Raises:
@@ -315,15 +327,15 @@ class QRDQN(_QuantileRegression):
 class IQN(_QuantileRegression):
     """IQN: learn quantiles of the return at uniformly sampled taus (Dabney et al. 2018b).
 
-    The next action maximizes the mean over fixed taus, whereas the paper samples taus. The priority
-    is the absolute difference between the means of target and prediction; the paper defines no
-    priority.
+    The taus are the probabilities of the quantiles. The next action maximizes the mean of the
+    quantiles at fixed taus, whereas the paper samples taus here too. The priority is the absolute
+    difference between the means of target and prediction; the paper defines no priority.
 
     Args:
         kappa: Absolute error above which the quantile Huber loss is linear; 0 for plain quantile
             regression.
         double: Whether the online network selects the next action (double Q-learning).
-        munchausen: Settings for Munchausen Q-learning (M-IQN), or None to disable it.
+        munchausen: Settings for Munchausen Q-learning (M-IQN); null to disable it.
         num_taus: Number of taus sampled per row, separately for predictions and targets.
         num_acting_taus: Number of fixed taus for selecting actions.
 
@@ -345,7 +357,7 @@ class IQN(_QuantileRegression):
 
 
 def _without_taus(noise: PassNoise | None) -> PassNoise | None:
-    """Return the noise without taus, so that the head uses its fixed taus."""
+    """Return a copy of the noise without taus; the head then uses its fixed taus."""
     return None if noise is None else noise._replace(taus=None)
 
 

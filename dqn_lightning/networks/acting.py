@@ -26,7 +26,9 @@ class NoNumpyEquivalent(Exception):  # noqa: N818  (control flow: the caller fal
 def greedy_policy(
     network: QNetwork, training: bool = False, rng: torch.Generator | None = None
 ) -> Policy:
-    """Return the greedy policy of a network; it always uses the network's current parameters.
+    """Return the greedy policy of a network: a function from observations [B, …] to actions [B].
+
+    The policy always uses the network's current parameters.
 
     In PyTorch, a forward pass of an MLP on a single observation takes 20 to 40 µs, mostly overhead.
     For float32 MLPs on the CPU, the policy therefore computes the forward pass in NumPy. The
@@ -34,8 +36,8 @@ def greedy_policy(
     up to rounding.
 
     Args:
-        network: Network on one device, to which observations are moved. The parameters must keep
-            their memory addresses as long as the policy is used.
+        network: Network whose parameters are all on one device; observations are moved to that
+            device. The parameters must keep their memory addresses while the policy is in use.
         training: Whether to call the network in training mode instead of evaluation mode.
         rng: Random number generator for the noise of noisy layers, which is sampled separately for
             each observation; None to act without noise.

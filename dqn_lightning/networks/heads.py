@@ -68,7 +68,7 @@ class ValueHead(nn.Module):
         num_actions: Number of actions A.
         dueling: Whether to use a dueling network (Wang et al. 2016).
         stream_width: Width of each stream's hidden layer; see `width` in `ActionStreams`.
-        initialization: Initialization for the weights of each stream's last layer; None for
+        initialization: Initialization for the weights of each stream's last layer; null for
             PyTorch's default.
     """
 
@@ -139,7 +139,7 @@ class CategoricalHead(nn.Module):
 class QuantileHead(nn.Module):
     """Head for QR-DQN, which computes K quantiles of the return per action (Dabney et al. 2018a).
 
-    The probability of quantile i is (i + 1/2) / K.
+    The probabilities (taus) of the quantiles are (i + 1/2) / K for i = 0 … K - 1.
 
     Args:
         in_features: Number of features D.
@@ -174,10 +174,13 @@ class QuantileHead(nn.Module):
 class ImplicitQuantileHead(nn.Module):
     """Head for IQN, which computes quantiles of the return at any taus (Dabney et al. 2018b).
 
-    The taus are the probabilities of the quantiles. Each tau is embedded as relu(sum_i w_i cos(pi i
-    tau) + b), i = 0 … `num_cosines` - 1, and multiplied by the features (eq. 4). If no taus are
-    passed, as when acting, the head uses the midpoints (i + 1/2) / K with K = `num_acting_taus`.
-    The paper also samples taus for acting; midpoints estimate the mean without sampling noise.
+    The taus are the probabilities of the quantiles. Each tau is embedded as the vector [D]
+    relu(sum_i w_i cos(pi i tau) + b) with learned vectors w_i and b and i = 0 … `num_cosines` - 1.
+    The features are multiplied elementwise by this vector (eq. 4).
+
+    If no taus are passed, as in action selection, the head uses the midpoints (i + 1/2) / K for
+    i = 0 … K - 1 with K = `num_acting_taus`. The paper samples taus in action selection too, but
+    midpoints estimate the mean without sampling noise.
 
     Args:
         in_features: Number of features D.
@@ -211,11 +214,11 @@ class ImplicitQuantileHead(nn.Module):
         self.register_buffer("taus", midpoints(num_acting_taus), persistent=False)
 
     def forward(self, features: Tensor, taus: Tensor | None = None) -> Quantiles:
-        """Return action values [B, A], quantiles [B, A, K] and the quantiles' taus.
+        """Return action values [B, A], quantiles [B, A, K] and the taus [B, K] or [K].
 
         Args:
             features: Features [B, D].
-            taus: Probabilities [B, K] of the quantiles; None for the head's fixed taus.
+            taus: Probabilities [B, K] of the quantiles; None for the head's fixed taus [K].
         """
         if taus is None:
             taus = self.taus  # [K], embedded once for all rows

@@ -51,7 +51,7 @@ class Orthogonal:
 def linear(
     in_features: int, out_features: int, initialization: Initialization | None = None
 ) -> nn.Linear:
-    """Return a linear layer whose weight is initialized by the given function, if any."""
+    """Return a linear layer with a weight from `initialization`, or PyTorch's default if None."""
     layer = nn.Linear(in_features, out_features)
     if initialization is not None:
         initialization(layer.weight)
@@ -62,13 +62,13 @@ class NoisyLinear(nn.Linear):
     """Linear layer with factorized Gaussian noise on weights and biases (Fortunato et al. 2018).
 
     The weights are W + S * outer(e_out, e_in) and the biases are b + s * e_out. The elements of
-    e_in and e_out are sgn(z) sqrt(|z|) for standard normal z (eq. 9 to 11). The means W (`weight`)
-    and b (`bias`) and the noise scales S (`weight_sigma`) and s (`bias_sigma`) are learned. With
-    separate noise for each row, the output is computed as W x + b + e_out * (S (e_in * x) + s),
-    which needs no weight matrix per row.
+    e_in and e_out are sgn(z) sqrt(|z|) for standard normal z (eq. 9 to 11). The products with * are
+    elementwise. The means W (`weight`) and b (`bias`) and the noise scales S (`weight_sigma`) and s
+    (`bias_sigma`) are learned. With separate noise for each row, the layer avoids a weight matrix
+    per row by computing W x + b + e_out * (S (e_in * x) + s).
 
-    `QNetwork` sets the attribute `noise` for the duration of one forward pass. While it is None,
-    the layer is an ordinary linear layer with the mean weights.
+    `QNetwork` sets the attribute `noise` for the duration of one forward pass. While `noise` is
+    None, the layer is an ordinary linear layer with weights W and biases b.
 
     Args:
         in_features: Number of inputs.
@@ -129,7 +129,7 @@ def make_noisy(module: nn.Module, sigma: float = 0.5) -> None:
 
 
 def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers in the module's `state_dict`, such as running means of batch norm."""
+    """Return the buffers in the module's `state_dict` by name, such as batch norm's statistics."""
     saved = module.state_dict()
     return {name: buffer for name, buffer in module.named_buffers() if name in saved}
 

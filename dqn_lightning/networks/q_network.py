@@ -62,9 +62,9 @@ class QNetwork(nn.Module):
     Args:
         obs_shape: Shape of an observation, including stacked frames.
         num_actions: Number of actions A.
-        torso: Factory for the torso, whose number of features is determined by a forward pass on
-            zeros.
-        head: Factory for the head.
+        torso: Factory for the torso, called with the shape of an encoded observation.
+        head: Factory for the head, called with the number of features and the number of actions.
+            The number of features is determined by calling the torso on zeros.
         obs_classes: Number of classes for each element of a discrete observation; None for other
             observations.
         noisy_sigma: Initial noise scale of noisy linear layers (Fortunato et al. 2018); None for
@@ -92,7 +92,7 @@ class QNetwork(nn.Module):
         self.refresh_layer_cache()
 
     def refresh_layer_cache(self) -> None:
-        """Update the cached lists of mode-dependent and noisy layers.
+        """Update the cached lists of noisy layers and of layers that depend on the training mode.
 
         Call this method after replacing a layer of the network.
         """
@@ -121,7 +121,7 @@ class QNetwork(nn.Module):
             self._set_layer_noise([None] * len(self._noisy_layers))
 
     def features(self, obs: Tensor) -> Tensor:
-        """Return the features [B, D] for observations [B, …]; they are the head's input."""
+        """Return the head's input: the features [B, D] for observations [B, …]."""
         features: Tensor = self.torso(self.obs_encoder(obs))
         return features
 
@@ -155,12 +155,17 @@ class QNetwork(nn.Module):
     def sample_update_noise(self, batch_size: int, rng: torch.Generator) -> UpdateNoise | None:
         """Sample the random inputs of an update, or return None if the update needs none.
 
-        The online, selector and target passes use independent layer noise, shared by all rows, and
-        the online and target passes use independent taus for each row.
+        The online, selector and target passes (see `UpdateNoise`) use independent layer noise,
+        shared by all rows. The online and target passes also use independent taus for each row; the
+        selector pass uses the head's fixed taus.
 
         Args:
             batch_size: Number of rows in the batch.
             rng: Random number generator; the results are on its device.
+
+        Returns:
+            Layer noise [1, R] for each pass, and K taus per row [B, K] for the online and target
+            passes. R is the total number of inputs and outputs of the noisy layers.
         """
         if not self.needs_update_noise:
             return None
@@ -175,7 +180,7 @@ class QNetwork(nn.Module):
         return UpdateNoise(online, PassNoise(layer_noise[2]), target)
 
     def _set_layer_noise(self, noise: Sequence[Tensor | None]) -> None:
-        """Set the attribute `noise` of each noisy layer."""
+        """Set the attribute `noise` of each noisy layer; the argument has one element per layer."""
         for layer, own_noise in zip(self._noisy_layers, noise, strict=True):
             layer.noise = own_noise
 

@@ -25,10 +25,10 @@ class MLP(nn.Module):
 
     Args:
         obs_shape: Shape of an observation, without the batch dimension.
-        widths: Width of each layer; the last one is the number of features. Without layers, the
+        widths: Width of each layer; the last one is the number of features. If empty, the
             features are the flattened observation.
         activation: Factory for the activation that follows each layer.
-        initialization: Initialization for the weights; None for PyTorch's default.
+        initialization: Initialization for the weights; null for PyTorch's default.
         layer_norm: Whether to apply layer normalization (Ba, Kiros and Hinton 2016) between each
             linear layer and its activation.
 
@@ -80,11 +80,11 @@ class CNN(nn.Module):
         strides: Stride of each convolution in pixels: one number, or vertical and horizontal.
         batch_norm: Whether to apply batch normalization (Ioffe and Szegedy 2015) between each
             convolution and its ReLU.
-        widths: Width of each linear layer; the last one is the number of features. Without
-            linear layers, the features are the flattened output of the last convolution.
+        widths: Width of each linear layer; the last one is the number of features. If empty, the
+            features are the flattened output of the last convolution.
         layer_norm: Whether to apply layer normalization (Ba, Kiros and Hinton 2016) between each
-            convolution or linear layer and its ReLU. Convolutions are normalized over all channels
-            and positions.
+            convolution or linear layer and its ReLU. The output of a convolution is normalized over
+            all channels and positions.
 
     Raises:
         ConfigError: If the observation is not an image [C, H, W] or is too small for the
@@ -141,12 +141,12 @@ class FrameDifference(nn.Module):
     """Torso that passes the difference of two stacked frames, newest minus older, to another torso.
 
     Args:
-        obs_shape: Shape of two frames, stacked along their first dimension.
+        obs_shape: Shape of an observation: two frames, stacked along their first dimension.
         torso: Factory for the other torso, called with the shape of one frame.
         scale: Factor by which the difference is multiplied.
 
     Raises:
-        ConfigError: If the first dimension of `obs_shape` is odd, so it cannot hold two frames.
+        ConfigError: If the first dimension of `obs_shape` is odd and thus cannot hold two frames.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class FrameDifference(nn.Module):
         self.torso = torso((stacked // 2, *rest))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Return features [B, D] for stacks of two frames [B, 2 C, …]."""
+        """Return features [B, D] for stacks [B, 2 C, …] of two frames with C channels."""
         older, newest = obs.chunk(2, dim=1)
         difference = newest - older
         if self.scale != 1:  # avoids a pass over all pixels
@@ -177,11 +177,11 @@ class FrameAndDifferences(nn.Module):
 
     The input is a stack of frames. Motion is visible only in the differences of successive frames,
     which are small compared with the pixel values, so this torso computes the differences
-    explicitly. It also subtracts the mean from the newest frame, and multiplies the frame
-    and the differences by `scale`.
+    explicitly. It also subtracts the mean pixel value from the newest frame, and multiplies the
+    result and the differences by `scale`.
 
     Args:
-        obs_shape: Shape of the frames, stacked along their first dimension.
+        obs_shape: Shape of an observation: frames stacked along their first dimension.
         torso: Factory for the other torso, called with `obs_shape`.
         num_frames: Number of stacked frames, equal to `data.replay.frame_stack`.
         scale: Factor by which the newest frame and the differences are multiplied.
@@ -210,7 +210,7 @@ class FrameAndDifferences(nn.Module):
         self.torso = torso(obs_shape)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Return features [B, D] for stacks of frames [B, S C, …]."""
+        """Return features [B, D] for stacks [B, S C, …] of S frames with C channels."""
         newest = obs[:, -self.channels :]
         newest = newest - newest.mean(dim=tuple(range(1, newest.ndim)), keepdim=True)
         differences = obs[:, self.channels :] - obs[:, : -self.channels]

@@ -33,7 +33,7 @@ class Augmentation(Protocol):
 def check_augmentation(
     augmentation: Augmentation, obs_shape: tuple[int, ...], obs_dtype: torch.dtype, num_actions: int
 ) -> None:
-    """Check an augmentation on a batch of zeros that contains every action.
+    """Check an augmentation by applying it to a batch of zeros that contains every action.
 
     Args:
         augmentation: The augmentation to check.
@@ -116,7 +116,7 @@ class RandomShift:
 
 @dataclass(frozen=True)
 class RandomMirror:
-    """Random mirroring of transitions: flips the images and mirrors the action.
+    """Random mirroring: images are flipped from left to right and actions are mirrored.
 
     Each transition is mirrored with probability 1/2. The task must be symmetric, as CartPole is.
 
@@ -171,7 +171,8 @@ def _gather_lines(images: Tensor, source: NDArray[np.int64], dim: int) -> Tensor
 
     Args:
         images: Images [B, C, H, W].
-        source: For each row [B, H] or column [B, W] of the result, the index of its source.
+        source: Indices [B, H] or [B, W] of the row or column of `images` to copy to each row or
+            column of the result.
         dim: 2 for rows, 3 for columns.
     """
     if images.device.type != "cpu":

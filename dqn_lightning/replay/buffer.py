@@ -1,15 +1,16 @@
 """Replay buffer ordered by time; n-step returns and frame stacks are computed when sampling.
 
-Each step of the vector environment writes one row per environment:
+Each step of the vector environment (a vector step) writes one row per environment:
 
     obs_t | action_t | reward_t+1 | terminated_t+1 | truncated_t+1 | episode_step_t | is_reset_t
 
 The environments reset themselves in the step after the end of an episode (Gymnasium's
 `AutoresetMode.NEXT_STEP`). The row written by that step is called a reset row. It contains the
 final observation of the finished episode, which is the bootstrap state if the episode was
-truncated. Reset rows are never sampled. Each observation is thus stored exactly once, and final
-observations need no special case. The newest row of each environment is pending: it contains the
-current observation, but its action, reward and end-of-episode flags are not known yet.
+truncated. Reset rows are marked by `is_reset` and never sampled. Each observation is thus stored
+exactly once, and final observations need no special case. The newest row of each environment is
+pending: it contains the current observation, but its action, reward and end-of-episode flags are
+not known yet.
 """
 
 from collections.abc import Sequence
@@ -37,11 +38,12 @@ class ReplayBuffer:
     """Ring buffer for the transitions of N environments.
 
     Rows are numbered from the start of the run: row `t * N + env` is written by environment `env`
-    in vector step t. The numbers keep increasing when old rows are overwritten.
+    in vector step t, a step of all environments. The numbers keep increasing when old rows are
+    overwritten.
 
     Args:
-        capacity: Maximum number of rows over all environments. This includes reset rows, those of
-            the steps in which an environment only resets itself, which are never sampled.
+        capacity: Maximum number of rows over all environments. This includes reset rows, which
+            record the automatic reset of an environment after an episode and are never sampled.
         num_envs: Number of environments N.
         obs_shape: Shape of one observation before stacking; at least one dimension.
         obs_dtype: Dtype of the observations.
@@ -55,7 +57,7 @@ class ReplayBuffer:
         sampler: Sampler that selects the rows of a batch; uniform sampling with replacement if
             None. A `PrioritySampler` must not be shared with another replay.
         augmentations: Augmentations applied to each sampled batch, in order.
-        rng: Random generator for sampling and augmentations.
+        rng: Random generator for sampling and augmentations; if None, a generator with seed 0.
         device: Device on which observations are stored and batches are created.
 
     Raises:
@@ -126,7 +128,10 @@ class ReplayBuffer:
         truncated: NDArray[np.bool_],
         next_obs: NDArray[np.generic],
     ) -> None:
-        """Complete the pending row of each environment and add the next pending row.
+        """Store one step of all environments.
+
+        This completes the pending row of each environment, which so far contains only the current
+        observation, and adds the next pending row.
 
         Args:
             action: Actions [N] passed to the vector environment.
@@ -149,7 +154,9 @@ class ReplayBuffer:
         self._set_pending(next_obs, self._pending_episode_step, terminated | truncated)
 
     def restart_episodes(self, obs: NDArray[np.generic]) -> None:
-        """Truncate all episodes in progress and start new ones, after the environments were reset.
+        """Truncate all episodes in progress and store the first observations of new ones.
+
+        Call this method after resetting all environments explicitly.
 
         Args:
             obs: First observations of the new episodes [N, …].
@@ -179,7 +186,7 @@ class ReplayBuffer:
     # Saving and loading -------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return metadata, RNG state and priorities; the rows are saved separately with `read`."""
+        """Return metadata, RNG state and priorities; use `read` to save the rows."""
         sampler = self._priority_sampler
         return {
             "slots": self._slots,
@@ -223,16 +230,16 @@ class ReplayBuffer:
 
     @property
     def times(self) -> range:
-        """Range of the stored vector steps, including the pending one."""
+        """Range of the stored vector steps; the last one is pending (its actions are not known)."""
         return range(max(0, self._time - self._slots + 1), self._time + 1)
 
     @property
     def step_bytes(self) -> int:
-        """Size of one vector step in bytes."""
+        """Size in bytes of one vector step, which consists of one row per environment."""
         return self._storage.slot_bytes
 
     def read(self, times: range) -> dict[str, Tensor]:
-        """Return a copy of T stored vector steps, as columns [T, N, …].
+        """Return a copy of T stored vector steps in host memory, as a dict of columns [T, N, …].
 
         Args:
             times: Range of the vector steps; it must lie within `self.times`.
@@ -294,7 +301,7 @@ class ReplayBuffer:
         self._storage.write(self._time % self._slots, **pending)
 
     def _slots_of(self, times: range) -> list[range]:
-        """Return the slots of a range of vector steps: two ranges if it wraps around the ring."""
+        """Return the slots of a range of vector steps; a range that wraps around yields two."""
         if not times:
             return []
         start, stop = times.start % self._slots, times.stop % self._slots or self._slots
@@ -311,7 +318,7 @@ class ReplayBuffer:
 
     @property
     def pending_episode_step(self) -> NDArray[np.int32]:
-        """Steps since the start of each episode [N], as a view that the next write modifies."""
+        """Steps [N] since the start of each current episode, as a view that `write` modifies."""
         return self._pending_episode_step
 
     def current_obs(self) -> Observations:
@@ -324,14 +331,14 @@ class ReplayBuffer:
         return stacked.numpy() if stacked.device.type == "cpu" else stacked
 
     def newest(self, column: str) -> NDArray[Any]:
-        """Return a view of a column [N, …] at the newest complete row of each environment."""
+        """Return a view of a column [N, …] in the newest vector step whose actions are known."""
         return self._storage.values_at(column, (self._time - 1) % self._slots)
 
     # Sampling -----------------------------------------------------------------------------------
 
     @property
     def rows(self) -> range:
-        """Range of the complete rows in the buffer, including reset rows."""
+        """Range of the complete rows (action and reward are known), including reset rows."""
         oldest = max(0, self._time - self._slots + 1)
         return range(oldest * self.num_envs, self._time * self.num_envs)
 
@@ -359,7 +366,7 @@ class ReplayBuffer:
         return mask
 
     def sample(self, batch_size: int, env_steps: int = 0) -> Batch:
-        """Sample a batch and augment it.
+        """Sample a batch of n-step transitions and apply the augmentations.
 
         Args:
             batch_size: Number of rows B.
@@ -390,12 +397,16 @@ class ReplayBuffer:
         )
 
     def probabilities(self) -> NDArray[np.float64]:
-        """Return the sampling probability of each row in `rows` at the last batch. O(capacity)."""
+        """Return the sampling probabilities [len(self.rows)] of all complete rows.
+
+        With priorities, rows written since the last batch have probability 0. Takes O(capacity)
+        time.
+        """
         return self.sampler.probabilities(self._pool(env_steps=0))
 
     @property
     def has_priorities(self) -> bool:
-        """Whether rows are sampled by priority, which requires calls of `set_priorities`."""
+        """Whether rows are sampled by priority, so that `set_priorities` has an effect."""
         return self._priority_sampler is not None
 
     def set_priorities(self, rows: Rows | Tensor, priority: NDArray[Any] | Tensor) -> None:
@@ -412,9 +423,9 @@ class ReplayBuffer:
         """Return the n-step transitions that start at the given rows.
 
         A window consists of n steps, or fewer if the episode ends earlier. For k steps, the reward
-        is the sum of gamma^j r_{t+1+j} for j = 0 … k - 1, the next observation is obs_{t+k}, and
-        the discount is gamma^k. The discount is 0 if the last step terminated the episode, unless
-        `bootstrap_terminal` is set.
+        is the sum of gamma^j r_{t+1+j} for j = 0 … k - 1, and the next observation is obs_{t+k}.
+        The discount is 0 if the last step terminated the episode and `bootstrap_terminal` is false;
+        otherwise, it is gamma^k.
 
         Args:
             rows: Row numbers [B]; all of these rows must be samplable.
@@ -456,9 +467,10 @@ class ReplayBuffer:
         return rows % (self._slots * self.num_envs)
 
     def _gather_next(self, column: str, rows: Rows) -> NDArray[Any]:
-        """Return a column [B, n] at each row and the next n - 1 rows of its environment.
+        """Return a column's values [B, n] at each given row and the n - 1 rows that follow it.
 
-        Values after the newest complete row are stale.
+        Following rows belong to the same environment. Those that are newer than the newest complete
+        row contain invalid values.
         """
         window = rows[:, None] + np.arange(self.n_step) * self.num_envs
         return self._storage.gather(column, self._position(window))
@@ -466,8 +478,8 @@ class ReplayBuffer:
     def _in_window(self, rows: Rows) -> NDArray[np.bool_]:
         """Return a mask [B, n] of the steps that belong to the n-step window of each row.
 
-        A window ends with the first step that ended the episode. Stale values after the newest
-        complete row are harmless, because `samplable` excludes every window that reaches them.
+        A window includes the step that ended the episode, but no later step. Values after the
+        newest complete row are invalid, but `samplable` excludes every window that reaches them.
         """
         ended = self._gather_next("terminated", rows) | self._gather_next("truncated", rows)
         in_window: NDArray[np.bool_] = np.ones_like(ended)
@@ -475,7 +487,10 @@ class ReplayBuffer:
         return in_window
 
     def _gather_stacked(self, rows: Rows, position: Rows) -> Tensor:
-        """Return the stacked observations [B, S * C, …] of the given rows."""
+        """Return the observations [B, S * C, …] of rows [B] as stacks of S frames with C channels.
+
+        The argument `position` contains the positions [B] of these rows in the ring buffer.
+        """
         if self.frame_stack == 1:
             return self._storage.gather_obs(position)
         step = self._storage.gather("episode_step", position)

@@ -24,9 +24,10 @@ _BLOCK = 1024
 
 
 class Priorities(Protocol):
-    """Non-negative values (leaves), one per position, and search by their prefix sums.
+    """Interface for data structures that sample positions in proportion to values (leaves).
 
-    Arguments and results are NumPy arrays or tensors, as returned by `to_array`.
+    Each position has one non-negative leaf. Arguments and results of type `Any` are NumPy arrays or
+    tensors, depending on what `to_array` returns.
 
     Attributes:
         max_value: Largest value ever set, or the initial value if that is larger.
@@ -43,7 +44,7 @@ class Priorities(Protocol):
         ...
 
     def set(self, positions: Any, values: Any, where: Any = None) -> None:
-        """Set the leaves at some positions.
+        """Set the leaves at the given positions.
 
         Args:
             positions: Positions [B]. A position that occurs more than once is set to the largest of
@@ -54,7 +55,7 @@ class Priorities(Protocol):
         ...
 
     def find(self, fractions: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the positions at which the prefix sum first exceeds given fractions of the total.
+        """Return the positions at which the prefix sum first exceeds fractions of the total.
 
         The leaves at these positions are always positive, regardless of rounding errors. If all
         leaves are 0, every position returned is 0.
@@ -93,8 +94,8 @@ class SumTree:
     """Sum tree for the CPU with 16 children per node.
 
     The value of a node is the sum of its children, recomputed whenever a child changes. A NumPy
-    operation on two numbers takes as long as one on a hundred, about a microsecond, so a wide tree
-    with few levels is faster than a binary tree.
+    operation takes about a microsecond whether it processes two numbers or a hundred, so a wide
+    tree with few levels is faster than a binary tree.
 
     >>> tree = SumTree(4)
     >>> tree.set(np.arange(4), np.array([1.0, 0.0, 2.0, 1.0]))
@@ -172,9 +173,12 @@ class SumTree:
             parents[nodes] = blocks.take(nodes, axis=0).sum(1)
 
     def find(self, fractions: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the positions [B] at which the prefix sum exceeds fractions [B] of the total.
+        """Return the positions [B] at which the prefix sum first exceeds fractions of the total.
 
-        If a rounding error moves a target beyond the last child of a node, that child is used.
+        The leaves at these positions are always positive, unless all leaves are 0.
+
+        Args:
+            fractions: Fractions [B] of the sum of all leaves, in [0, 1].
         """
         running = np.zeros(len(self._top) + 1)
         np.cumsum(self._top, out=running[1:])
@@ -187,7 +191,7 @@ class SumTree:
         for blocks in reversed(self._blocks):
             sums = blocks.take(nodes, axis=0) @ _BEFORE  # [B, 17]
             is_beyond = sums[:, 1:] > mass[:, None]
-            is_beyond[:, -1] = True
+            is_beyond[:, -1] = True  # even if a rounding error puts the mass beyond the last child
             child = is_beyond.argmax(1)
             mass -= sums.take(first + child)
             nodes = nodes * _FAN_OUT + child
@@ -196,11 +200,11 @@ class SumTree:
         return nodes
 
     def _find_slowly(self, fractions: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Find positions by computing the prefix sums of all leaves.
+        """Search the prefix sums of all leaves; same argument and result as `find`.
 
         This is needed in the rare case that a rounding error leads `find` to a leaf of 0. Prefix
-        sums increase only at positive leaves, so the first one to exceed a target is at a positive
-        leaf.
+        sums increase only at positive leaves, so the leaf at which the prefix sum first exceeds a
+        value is always positive.
         """
         running = self._leaves.cumsum()
         mass = np.minimum(fractions * running[-1], np.nextafter(running[-1], 0))
@@ -241,8 +245,8 @@ class PrefixSums:
     """Equivalent of `SumTree` for a GPU; every search recomputes the prefix sums of all leaves.
 
     On a GPU, summing a million leaves takes as long as updating a few levels of a tree. Setting
-    leaves does not synchronize with the GPU. The leaves are summed in blocks, because PyTorch's
-    `cumsum` is deterministic only for more than one row.
+    leaves does not wait for the GPU. The leaves are summed in blocks, because PyTorch's `cumsum` of
+    a single row is not deterministic on a GPU.
 
     Args:
         capacity: Number of leaves, initially 0.
@@ -275,7 +279,7 @@ class PrefixSums:
         return (self._leaves > 0).sum()
 
     def to_array(self, values: Any) -> Tensor:
-        """Convert values to a tensor on the GPU; floating-point values become float64."""
+        """Convert values to a tensor on `device`; floating-point values become float64."""
         tensor = torch.as_tensor(values, device=self.device)
         return tensor.double() if tensor.is_floating_point() else tensor
 
@@ -299,7 +303,13 @@ class PrefixSums:
         self.max_value = torch.maximum(self.max_value, values.max())
 
     def find(self, fractions: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the positions [B] at which the prefix sum exceeds fractions [B] of the total."""
+        """Return the positions [B] at which the prefix sum first exceeds fractions of the total.
+
+        The leaves at these positions are always positive, unless all leaves are 0.
+
+        Args:
+            fractions: Fractions [B] of the sum of all leaves, in [0, 1].
+        """
         zero = self._leaves.new_zeros(())
         running = self._blocks.sum(1).expand(2, -1).cumsum(1)[0]
         mass = torch.minimum(self.to_array(fractions) * running[-1], running[-1].nextafter(zero))

@@ -23,8 +23,8 @@ _MAX_REJECTION_ROUNDS = 64
 class SamplingPool(NamedTuple):
     """Rows from which a sampler can choose.
 
-    Unsettled rows must be checked again: they may have become samplable since the last batch, or
-    no longer be samplable.
+    The newest and the oldest rows are unsettled: whether they can be sampled may change from one
+    batch to the next, so they must be checked again.
 
     Attributes:
         rows: Range of the complete rows, that is, rows whose action and reward are known.
@@ -33,7 +33,7 @@ class SamplingPool(NamedTuple):
         rng: Random generator.
         num_pending: Number of incomplete rows that follow `rows`.
         num_unsettled_newest: Number of newest rows whose n-step windows may still be incomplete.
-        num_unsettled_oldest: Number of oldest rows whose frame stacks may have lost frames.
+        num_unsettled_oldest: Number of oldest rows whose stacked frames may have been overwritten.
         env_steps: Environment steps of the run so far.
     """
 
@@ -46,7 +46,9 @@ class SamplingPool(NamedTuple):
     env_steps: int = 0
 
     def random_rows(self, count: int) -> Rows:
-        """Draw complete rows [count] uniformly, including rows that cannot be sampled.
+        """Draw row numbers [count] uniformly, with replacement, from all complete rows.
+
+        The result may include rows that cannot be sampled.
 
         Raises:
             RuntimeError: If there are no complete rows.
@@ -57,7 +59,7 @@ class SamplingPool(NamedTuple):
         return self.rows.start + (self.rng.random(count) * len(self.rows)).astype(np.int64)
 
     def samplable_rows(self, at_least: int) -> Rows:
-        """Return all rows that can be sampled. Slow, because every row is checked.
+        """Return the numbers of all rows that can be sampled. Slow, because every row is checked.
 
         Raises:
             RuntimeError: If fewer than `at_least` rows can be sampled.
@@ -96,19 +98,19 @@ class Sampler(Protocol):
         ...
 
     def probabilities(self, pool: SamplingPool) -> NDArray[np.float64]:
-        """Return the sampling probability [R] of each row in the pool."""
+        """Return the sampling probabilities [len(pool.rows)] of all rows in the pool."""
         ...
 
 
 @runtime_checkable
 class PrioritySampler(Sampler, Protocol):
-    """Sampler that keeps a priority for each row; it must not be shared between replays."""
+    """Sampler that stores a priority for each row and must not be shared between replays."""
 
     def reset(self, num_positions: int, device: torch.device) -> None:
         """Delete all priorities.
 
         Args:
-            num_positions: Number of positions in the ring. Row i is at position
+            num_positions: Number of positions in the ring buffer. Row i is at position
                 `i % num_positions`.
             device: Device on which the replay stores observations.
         """
@@ -125,11 +127,11 @@ class PrioritySampler(Sampler, Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all priorities."""
+        """Return the sampler's state, which includes all priorities."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore all priorities."""
+        """Restore a state returned by `state_dict`."""
         ...
 
 
@@ -158,7 +160,7 @@ class Uniform:
         return SampledRows(choose(pool, batch_size), np.ones(batch_size, np.float32))
 
     def probabilities(self, pool: SamplingPool) -> NDArray[np.float64]:
-        """Return the sampling probability [R] of each row in the pool."""
+        """Return the sampling probabilities [len(pool.rows)] of all rows in the pool."""
         samplable = pool.samplable(np.arange(pool.rows.start, pool.rows.stop))
         probabilities: NDArray[np.float64] = samplable / max(1, int(np.count_nonzero(samplable)))
         return probabilities
@@ -167,11 +169,11 @@ class Uniform:
 class Prioritized:
     """Prioritized sampler (Schaul et al. 2016, proportional variant).
 
-    The sampling probability of a row is proportional to its scaled priority,
-    (|priority| + eps)^alpha. A new row is assigned the largest scaled priority so far (initially
-    that of priority 1), so that it is likely to be sampled at least once. The scaled priority of a
-    row that cannot be sampled is 0. Sampling is stratified: the sum of all scaled priorities is
-    divided into B equal segments, and one row is sampled from each segment.
+    The sampling probability of a row is proportional to its scaled priority, (|priority| +
+    eps)^alpha. A new row is assigned the largest scaled priority so far (initially that of priority
+    1), so that it is likely to be sampled at least once. The scaled priority of a row that cannot
+    be sampled is 0. Sampling is stratified: for a batch of B rows, the sum of all scaled priorities
+    is divided into B equal segments, and one row is sampled from each.
 
     The importance weights are relative to uniform sampling from the replays of all R ranks. Rank r
     samples its row i with probability P_r(i); among the rows of all ranks, the probability is
@@ -194,7 +196,7 @@ class Prioritized:
             by the largest weight of a batch.
         uniform_share: Fraction of rows sampled uniformly instead of by priority. The importance
             weights use the probabilities of this mixture.
-        eps: Constant added to the absolute priorities, so that none is 0.
+        eps: Constant added to the absolute priorities, so that rows with priority 0 can be sampled.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -233,7 +235,7 @@ class Prioritized:
         """Delete all priorities.
 
         Args:
-            num_positions: Number of positions in the ring. Row i is at position
+            num_positions: Number of positions in the ring buffer. Row i is at position
                 `i % num_positions`.
             device: Device on which the replay stores observations. The priorities are stored on the
                 same device.
@@ -280,7 +282,7 @@ class Prioritized:
         return SampledRows(rows, weight.astype(np.float32))
 
     def probabilities(self, pool: SamplingPool) -> NDArray[np.float64]:
-        """Return the sampling probability [R] of each row in the pool.
+        """Return the sampling probabilities [len(pool.rows)] of all rows in the pool.
 
         Rows written since the last batch have probability 0.
         """
@@ -295,7 +297,10 @@ class Prioritized:
         return probabilities + uniform * self.uniform_share
 
     def _refresh_priorities(self, pool: SamplingPool) -> None:
-        """Assign a priority to rows that have become samplable, and 0 to rows that are not."""
+        """Update the scaled priorities of rows that may have become samplable or unsamplable.
+
+        Newly samplable rows are assigned the largest scaled priority so far, unsamplable rows 0.
+        """
         start, stop = pool.rows.start, pool.rows.stop
         num_unsettled_newest = max(pool.num_unsettled_newest, self._num_unsettled_newest)
         first = max(start, self._stop - num_unsettled_newest)
@@ -332,7 +337,11 @@ class Prioritized:
         return (abs(priority) + self.eps) ** self.alpha
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scaled priorities, alpha, and the range of rows that have been checked."""
+        """Return the sampler's state.
+
+        It consists of the scaled priorities, the largest one so far, alpha, the number of the first
+        row without a scaled priority, and the number of newest unsettled rows (see `SamplingPool`).
+        """
         return {
             **self._priorities.state_dict(),
             "stop": self._stop,

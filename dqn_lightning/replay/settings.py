@@ -16,7 +16,7 @@ class ReplaySettings:
     """Settings for the replay buffer: what it stores and how batches are sampled.
 
     Args:
-        capacity: Maximum number of rows per rank, over all environments of the rank.
+        capacity: Maximum number of rows per rank; each environment adds one row per step.
         batch_size: Number of rows in a batch, per rank.
         n_step: Number of steps in an n-step return (Sutton 1988): a constant, or a schedule over
             environment steps.
@@ -24,9 +24,9 @@ class ReplaySettings:
         frame_stack: Number of most recent observations stacked as the network's input.
         sampler: Sampler that selects the rows of a batch; uniform sampling with replacement if
             null.
-        augmentations: Random transformations applied to each sampled batch, in order.
-        device: Device on which observations are stored: `auto` selects the training GPU if there is
-            one, `cpu` always selects host memory.
+        augmentations: Random transformations applied to each batch, in order; null for none.
+        device: Device on which observations are stored: `auto` (the training GPU if there is one,
+            else host memory) or `cpu` (host memory).
         reward_clip: Maximum absolute value to which rewards are clipped for learning (1 in Mnih et
             al. 2015); no clipping if null. Logs and evaluations always use the original rewards.
         reward_scale: Factor by which rewards are multiplied for learning, after clipping.
@@ -50,7 +50,7 @@ class ReplaySettings:
     bootstrap_terminal: bool = False
 
     def __post_init__(self) -> None:
-        """Validate all settings that do not depend on other groups of settings."""
+        """Validate the settings as far as possible without other groups of settings."""
         for name in ("capacity", "batch_size", "frame_stack"):
             if getattr(self, name) < 1:
                 raise ConfigError(
@@ -84,7 +84,8 @@ class ReplaySettings:
         the run and at the powers of ten in between.
 
         Args:
-            total_env_steps: Environment steps of the run; None if the run has no limit.
+            total_env_steps: Environment steps of the run; None for no limit, in which case `n_step`
+                is evaluated up to step 10^9.
 
         Raises:
             ConfigError: If `n_step` is less than 1 or infinite at one of these steps.
@@ -102,7 +103,9 @@ class ReplaySettings:
         return largest
 
     def check_capacity(self, num_envs: int, max_n_step: int) -> None:
-        """Check that the replay is large enough for an n-step window and for the rows of a batch.
+        """Check that the replay is large enough for an n-step window and for a batch.
+
+        The size of a batch matters only if sampling is without replacement.
 
         Args:
             num_envs: Number of environments per rank.

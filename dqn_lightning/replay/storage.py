@@ -20,20 +20,20 @@ _LAYOUT = {
 
 
 class Storage:
-    """Ring buffer with one column per quantity.
+    """Ring buffer with one column per quantity, such as the observation or the reward.
 
-    Each slot holds one vector step: one row for each of the `num_envs` environments.
+    Each slot holds one vector step: one row for each of the N environments.
 
-    Observations are stored on the device that uses them. The other columns take a few bytes per row
-    and are read a few values at a time to decide which rows can be sampled. They are NumPy arrays
-    on the host, because small operations are three times as fast in NumPy as in PyTorch and never
-    wait for a device.
+    Observations are stored on `device`. The other columns take a few bytes per row and are read a
+    few values at a time to decide which rows can be sampled. They are NumPy arrays on the host,
+    because small operations are three times as fast in NumPy as in PyTorch and never wait for a
+    device.
 
-    Each column also has a flat view over slots and environments, in which row
-    `t * num_envs + env` is at position `row % (slots * num_envs)`.
+    A flat position identifies a row by one number: environment `env` in slot `slot` is at flat
+    position `slot * N + env`, which equals the row's number modulo `slots * N`.
 
     Args:
-        slots: Number of vector steps, including the pending one.
+        slots: Number of vector steps, including the pending one (actions not known yet).
         num_envs: Number of environments N.
         obs_shape: Shape of one observation.
         obs_dtype: Dtype of the observations; they are stored without conversion.
@@ -68,7 +68,7 @@ class Storage:
 
     @staticmethod
     def num_bytes(capacity: int, obs_shape: tuple[int, ...], obs_dtype: torch.dtype) -> int:
-        """Return the memory required for `capacity` rows in bytes, without allocating it."""
+        """Return the memory in bytes that `capacity` rows require, without allocating it."""
         others = sum(np.dtype(dtype).itemsize for dtype in _LAYOUT.values())
         return capacity * (int(np.prod(obs_shape)) * obs_dtype.itemsize + others)
 
@@ -102,7 +102,7 @@ class Storage:
         return self._arrays["obs"][slot] if self._is_on_host else self._obs[slot]
 
     def gather(self, name: str, position: NDArray[np.int64]) -> NDArray[Any]:
-        """Return a copy of the values of a column at flat positions; same shape as `position`."""
+        """Return a copy of a column's values at flat positions, in the shape of `position`."""
         return self._flat[name].take(position)
 
     def gather_obs(self, position: NDArray[np.int64]) -> Tensor:
