@@ -1,4 +1,4 @@
-"""DQN for people who work with PyTorch Lightning."""
+"""Deep Q-networks (DQN) and their extensions, implemented with PyTorch Lightning."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use; importing PyTorch and Lightning takes seconds."""
+    """Import a public name on first access, so that importing the package itself is fast."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

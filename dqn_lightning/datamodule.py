@@ -43,6 +43,9 @@ MAX_EVAL_ENVS = 20
 class DQNDataModule(LightningDataModule):
     """Datamodule that holds environments and replay, and provides rollouts and evaluations.
 
+    A rollout is a section of training and one Lightning batch: the environments are stepped, and
+    transitions are sampled from the replay whenever an update is due.
+
     If several processes train together, each process is a rank with its own environments and
     replay. Environment steps are counted over all ranks, but `num_envs`, `capacity`, `batch_size`,
     `train_every_env_steps` and `rollout_env_steps` are per rank.
@@ -54,15 +57,17 @@ class DQNDataModule(LightningDataModule):
         schedule: When learning starts, how often the network is updated, and when training ends.
         exploration: Settings for exploration during training.
         evaluation: Settings for evaluations during training and for tests.
-        resume: Conditions under which a run may be resumed.
-        observations: File of observations [B, …] for which `predict` returns actions (`.npy`, or
-            `.pt` with a tensor); if null, `predict` runs `evaluation.episodes` episodes.
-        seed: Seed for environments, exploration and sampling, from which each rank derives its own
-            seeds; if null, PyTorch's initial seed is used, which `seed_everything` sets.
+        resume: Settings for resuming a run from a checkpoint.
+        observations: Path to a `.npy` file, or to a `.pt` file with a tensor, that contains
+            observations [B, …]; `predict` computes actions and action values for them. If null,
+            `predict` runs `evaluation.episodes` episodes.
+        seed: Seed from which each rank derives its seeds for environments, exploration and
+            sampling; if null, PyTorch's initial seed, which `seed_everything` sets.
 
     Attributes:
-        progress: Progress of the run; replaced when a new run starts.
-        dataset: Stream of rollouts during training; None otherwise.
+        progress: Counts of environment steps, episodes and updates in the run; a new object is
+            created when a run starts.
+        dataset: Dataset that yields rollouts during training; None otherwise.
 
     Raises:
         ConfigError: If a setting is invalid.
@@ -106,12 +111,12 @@ class DQNDataModule(LightningDataModule):
 
     @property
     def obs_shape(self) -> tuple[int, ...]:
-        """Shape of the network's input, including the frame stack."""
+        """Shape of one observation with stacked frames, the network's input, without batch axis."""
         return self.collectors.obs_shape
 
     @property
     def obs_classes(self) -> tuple[int, ...] | None:
-        """Number of classes for each element of a discrete network input; None if not discrete."""
+        """Number of classes for each element of a discrete observation; None for other types."""
         return self.collectors.obs_classes
 
     @property
@@ -122,7 +127,7 @@ class DQNDataModule(LightningDataModule):
     # Lightning's hooks --------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Build the schedule, environments and replay of a new run.
+        """If `stage` is "fit", build the training schedule, environments and replay of a new run.
 
         Lightning restores the checkpoint of a resumed run after this hook. Evaluation environments
         are created when they are first used.
@@ -159,7 +164,9 @@ class DQNDataModule(LightningDataModule):
             rank_zero_info(self._describe_ranks(world_size, schedule))
 
     def train_dataloader(self) -> ReplayDataset:
-        """Return the stream of rollouts; Lightning calls this hook after restoring a checkpoint.
+        """Return the dataset that yields rollouts.
+
+        In a resumed run, Lightning calls this hook after restoring the checkpoint.
 
         Raises:
             ConfigError: If the replay of a resumed run was not restored, and
@@ -170,17 +177,20 @@ class DQNDataModule(LightningDataModule):
         return self.dataset
 
     def val_dataloader(self) -> "_Items":
-        """Return a dataloader with a single batch: an evaluation during training."""
+        """Return a dataloader whose only batch is the `Evaluation` to run as validation."""
         settings = self.evaluation
         return _Items([self._evaluation(settings.episodes, settings.seed)])
 
     def test_dataloader(self) -> "_Items":
-        """Return a dataloader with one item, which runs an evaluation with the test settings."""
+        """Return a dataloader whose only batch is an `Evaluation` with the test settings."""
         settings = self.evaluation
         return _Items([self._evaluation(settings.test_episodes, settings.test_seed)])
 
     def predict_dataloader(self) -> "_Items":
-        """Return a dataloader with one batch of `observations`, or one evaluation per episode."""
+        """Return a dataloader with one batch that contains `observations`.
+
+        If `observations` is None, there is instead one batch per episode: an `Evaluation`.
+        """
         if self.observations is not None:
             return _Items([load_observations(self.observations, self.obs_shape)])
         collector = partial(self.collectors.evaluation, epsilon=0.0)
@@ -189,7 +199,7 @@ class DQNDataModule(LightningDataModule):
         return _Items([Evaluation(collector, num_envs=1, episodes=1, seed=seed) for seed in seeds])
 
     def teardown(self, stage: str) -> None:
-        """Close all environments and release the replay, but keep `progress`."""
+        """Close all environments and, after `fit`, release the replay; keep `progress`."""
         self._stop_requested = False
         if stage == "fit":
             self.dataset = None
@@ -238,7 +248,7 @@ class DQNDataModule(LightningDataModule):
         )
 
     def _training_schedule(self, world_size: int) -> TrainingSchedule:
-        """Return the training schedule for all ranks together; warn if it contains no updates."""
+        """Return the schedule in environment steps of all ranks; warn if it contains no updates."""
         rows = 1 if self.replay.samples_with_replacement else self.replay.batch_size
         first_update = world_size * (rows + self.env.num_envs * (self.max_n_step - 1))
         if not self.trainer.fast_dev_run:  # type: ignore[union-attr]  # set in `setup`
@@ -263,7 +273,11 @@ class DQNDataModule(LightningDataModule):
         return torch.initial_seed() if self.seed is None else self.seed
 
     def _check_resumed(self, dataset: ReplayDataset) -> None:
-        """Log where a resumed run continues; skip updates while an empty replay is refilled."""
+        """Log where a resumed run continues; skip updates while an empty replay is refilled.
+
+        Raises:
+            ConfigError: If the replay is empty and `resume.require_replay` is true.
+        """
         progress, schedule = self.progress, dataset.schedule
         if schedule.is_over(progress.rollout_end, progress.episodes):
             rank_zero_info(
@@ -288,7 +302,7 @@ class DQNDataModule(LightningDataModule):
             )
 
     def _describe_ranks(self, world_size: int, schedule: TrainingSchedule) -> str:
-        """Return a log message with the total sizes over all ranks."""
+        """Return a log message with the batch size and other sizes, summed over all ranks."""
         updates = schedule.updates_per_period
         return (
             f"{world_size} ranks together: batch size {world_size * self.replay.batch_size:,}, "
@@ -312,7 +326,7 @@ class _Items:
 
 
 def _seed_global_generators(seed: int) -> None:
-    """Seed the global random generators of PyTorch, NumPy and Python with a rank-specific seed."""
+    """Seed the global random number generators of PyTorch, NumPy and Python."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

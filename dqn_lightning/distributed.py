@@ -85,7 +85,7 @@ def all_reduce_min(value: float) -> float:
 
 
 def broadcast_value(value: int) -> int:
-    """Return the value passed on rank 0."""
+    """Return on every rank the value that was passed on rank 0."""
     if not is_distributed():
         return int(value)
     shared = torch.tensor(int(value), device=_device())
@@ -107,7 +107,7 @@ def all_gather(value: Any) -> list[Any]:
 
 
 def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
-    """Overwrite the tensors on all other ranks with those of rank 0."""
+    """Copy the values of rank 0's tensors into the tensors of all other ranks."""
     if is_distributed():
         for tensor in tensors:
             dist.broadcast(tensor, 0)
@@ -115,7 +115,7 @@ def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
 
 @contextmanager
 def values_of_rank_zero(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Use rank 0's values of the tensors within the block, then restore each rank's own values."""
+    """Set the tensors to rank 0's values in a `with` block, then restore each rank's own values."""
     tensors = list(tensors) if is_distributed() else []
     own_values = [tensor.clone() for tensor in tensors]
     broadcast_tensors(tensors)

@@ -2,23 +2,26 @@
 
 
 class ConfigError(ValueError):
-    """An invalid setting. The message names the flag, its value, and the valid values."""
+    """Error for an invalid setting. The message names the flag, its value, and the valid values."""
 
 
 class NonFiniteError(RuntimeError):
-    """Training stopped because a loss, weight, or priority is NaN or infinite."""
+    """Error that stops training because a loss, weight or priority is NaN or infinite."""
 
 
 class RankLostError(RuntimeError):
-    """Distributed training stopped because another rank's process has ended."""
+    """Error that stops distributed training because the process of another rank has ended."""
 
 
 class EnvironmentFailure(RuntimeError):  # noqa: N818  (`EnvironmentError` is a Python builtin)
-    """An environment raised an exception, kept as `__cause__` unless it was in a subprocess."""
+    """Error in an environment.
+
+    The original exception is `__cause__`, unless the environment runs in a subprocess.
+    """
 
 
 class NotRecordableError(ConfigError):
-    """The chosen engine cannot record the update.
+    """Error of an engine that cannot record the update, or cannot capture it in a CUDA graph.
 
     Args:
         reason: Why the update cannot be recorded.

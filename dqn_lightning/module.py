@@ -1,4 +1,4 @@
-"""LightningModule with online and target network, objective, acting, updates and evaluation."""
+"""LightningModule that trains, evaluates and saves a deep Q-network."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -44,14 +44,14 @@ AfterUpdate: TypeAlias = Callable[[Clock], None]
 class DQNModule(LightningModule):
     """LightningModule that trains a deep Q-network on rollouts.
 
-    Lightning's hooks run once per rollout. To add code that runs during a rollout, append it to one
-    of two lists: `grad_transforms` contains pure functions that transform the gradients before each
-    optimizer step, and `after_update` contains functions that are called between updates.
+    Each Lightning batch is a rollout of many environment steps and updates. To run code during a
+    rollout, append functions to `grad_transforms` (pure functions that transform the gradients
+    before each optimizer step) or to `after_update` (called between updates).
 
     Args:
-        obs_shape: Shape of the network's input, including the frame stack.
+        obs_shape: Shape of one observation with stacked frames, without batch axis.
         num_actions: Number of actions A.
-        obs_classes: Number of classes for each element of discrete observations; else None.
+        obs_classes: Number of classes for each element of a discrete observation; else null.
         network: Factory that builds the torso (feature extractor) from the input shape.
         head: Factory that builds the head from the numbers of features and actions; null for the
             objective's default head.
@@ -59,13 +59,13 @@ class DQNModule(LightningModule):
         dueling: Whether the head estimates value and advantages separately (Wang et al. 2016).
         noisy: Whether linear layers are noisy (Fortunato et al. 2018). The noise provides
             exploration, so epsilon can be 0.
-        noisy_sigma: Initial noise scale, divided by the square root of a layer's input size.
+        noisy_sigma: Initial noise scale before division by the square root of a layer's input size.
         optimizer: Function that returns the optimizer for the given parameters.
-        lr_scheduler: Function that returns a learning-rate scheduler for the given optimizer.
+        lr_scheduler: Function that returns an LR scheduler for the optimizer; null for no schedule.
         act_in_train_mode: Whether the network chooses training actions in training mode, as in the
             PyTorch tutorial; batch normalization then also updates its statistics while acting.
         act_with_target: Whether the target network chooses actions in training and evaluation. With
-            Polyak averaging, its policy is more stable (D'Oro et al. 2023; Schwarzer et al. 2023).
+            Polyak averaging, this policy is more stable (D'Oro et al. 2023; Schwarzer et al. 2023).
         engine: How updates are run: `eager`; `recorded` replays recorded operations on the CPU,
             bypassing autograd and modules; `cudagraph` replays CUDA graphs on the GPU; `auto`
             selects the fastest engine that supports the update.
@@ -73,10 +73,10 @@ class DQNModule(LightningModule):
     Attributes:
         online: Network that is trained.
         target: Network that computes the targets.
-        progress: Progress of the run; shared with the datamodule during training.
+        progress: Counts of steps and episodes; shared with the datamodule during training.
         evaluation_metrics: Metrics for evaluations and tests; add custom metrics with `add`.
-        summary: Result of the latest evaluation; None if it was stopped early.
-        updating_s: Total time spent on updates in seconds.
+        summary: Result of the latest evaluation; None if there is none or it was stopped early.
+        updating_s: Total time spent on updates, in seconds.
 
     Raises:
         ConfigError: If settings are mutually exclusive, the head does not match the objective, or
@@ -136,7 +136,7 @@ class DQNModule(LightningModule):
 
     @property
     def acting_network(self) -> QNetwork:
-        """Network that chooses actions."""
+        """Network that chooses actions: `target` if `act_with_target` is true, else `online`."""
         return self.target if self.act_with_target else self.online
 
     def forward(self, obs: Tensor) -> Any:
@@ -155,7 +155,7 @@ class DQNModule(LightningModule):
         return self.q_values(obs).argmax(dim=1)
 
     def greedy_actions(self, obs: Observations) -> NDArray[np.int64]:
-        """Return greedy actions [N] for observations [N, …] in the replay's storage format."""
+        """Return greedy actions [N] for an array or tensor of observations [N, …]."""
         return self.act(torch.as_tensor(obs)).numpy(force=True)
 
     # Learning -----------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class DQNModule(LightningModule):
         return make_optimizer(parameters, self._make_optimizer, self._make_lr_scheduler)
 
     def setup(self, stage: str) -> None:
-        """Reject unsupported settings and hooks; when fitting, reset the run before any restore."""
+        """Reject unsupported settings (`ConfigError`); if `stage` is "fit", also reset progress."""
         lightning_internals.check_trainer(self.trainer)
         device = self.trainer.strategy.root_device
         check_device(self.engine, device)
@@ -183,7 +183,7 @@ class DQNModule(LightningModule):
             self.updating_s = 0.0
 
     def on_train_start(self) -> None:
-        """Build the engine after the state is restored and callbacks have registered functions."""
+        """Build the engine and policy; Lightning calls this hook after it restores a checkpoint."""
         lightning_internals.evaluate_after_this_batch(self.trainer, False)
         lightning_internals.set_global_step(self.trainer, self.progress.grad_steps)
         if not self.after_update:
@@ -207,7 +207,7 @@ class DQNModule(LightningModule):
         del self._engine, self._optimizer, self._policy
 
     def _build_policy(self) -> None:
-        """Build the training policy, which calls `act` only if a subclass overrides this method."""
+        """Build the training policy, which calls `act` only if a subclass overrides `act`."""
         self._policy: Policy = self.greedy_actions
         if type(self).act is DQNModule.act:
             self._policy = greedy_policy(self.acting_network, self.act_in_train_mode, self.rng)
@@ -264,7 +264,7 @@ class DQNModule(LightningModule):
             logger.log_metrics(values, step=env_steps)
 
     def _notify_and_act(self, rollout: Rollout, obs: Observations) -> NDArray[np.int64]:
-        """Call `after_update` functions before acting, which changes buffers in training mode."""
+        """Call `after_update` functions, then act, which changes buffers in training mode."""
         self._notify(rollout.progress.clock)
         return self._policy(obs)
 
@@ -297,7 +297,7 @@ class DQNModule(LightningModule):
         """Return a dict with `action` [L] and `q_values` [L, A] for observations [L, …].
 
         If the batch is an `Evaluation`, its single episode is run. The dict then describes the L
-        steps of the episode, and also contains `obs` [L, …] and `episode_return` [].
+        steps of the episode, and also contains `obs` [L, …] and the scalar `episode_return`.
         """
         if isinstance(batch, Evaluation):
             return predict_episode(batch, self.q_values)

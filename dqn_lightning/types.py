@@ -33,8 +33,8 @@ class Batch(NamedTuple):
             termination, truncation and shortened n-step returns.
         next_obs: Observations [B, …] after the n steps.
         weight: Importance weights [B] by which losses are multiplied; 1 with uniform sampling.
-        row: Row numbers [B] in the replay, int64, counted from the start of the run without
-            wrapping around.
+        row: Indices [B] of the sampled replay rows, int64. Row indices count from the start of the
+            run and keep increasing when old rows are overwritten.
     """
 
     obs: Tensor
@@ -83,7 +83,7 @@ class Quantiles(NamedTuple):
     Attributes:
         q_values: Action values [B, A], the means over the quantiles.
         quantiles: Quantiles [B, A, K] of the return.
-        taus: Probabilities of the quantiles, [K] if shared by all rows, else [B, K].
+        taus: Quantile levels (probabilities), [K] if shared by all rows, else [B, K].
     """
 
     q_values: Tensor
@@ -96,7 +96,7 @@ class PassNoise(NamedTuple):
 
     Attributes:
         layer_noise: Noise [B, R] for all noisy layers, or [1, R] if shared by all rows.
-        taus: Probabilities [B, K] of the quantiles that an IQN head computes.
+        taus: Levels (probabilities) [B, K] of the quantiles that an IQN head computes.
     """
 
     layer_noise: Tensor | None = None
@@ -135,7 +135,7 @@ class Episode(NamedTuple):
 
 
 class PlayedStep(NamedTuple):
-    """One step of an episode that is shown on a screen or in a video.
+    """Image and values for one step of an episode, shown on a screen or in a video.
 
     Attributes:
         image: Rendered image [H, W, 3], uint8.
@@ -159,7 +159,7 @@ class Clock(NamedTuple):
         env_steps: Environment steps of the run, over all ranks. After an update, this is the step
             at which the update was due, which is the same on all ranks.
         episodes: Episodes finished on this rank.
-        grad_steps: Gradient steps.
+        grad_steps: Gradient steps so far.
     """
 
     env_steps: int
@@ -169,22 +169,22 @@ class Clock(NamedTuple):
 
 @dataclass
 class RunProgress:
-    """Progress of a run.
+    """Progress of a run: counters and flags that are saved in checkpoints.
 
-    The datamodule owns it and shares it with the collector, the dataset and the module.
+    The datamodule creates the object and shares it with the collector, the dataset and the module.
 
     Attributes:
         env_steps: Environment steps of the run, over all ranks; steps in which an environment only
-            resets itself do not count. Each rank computes the product of its own count and the
-            number of ranks, which needs no communication.
+            resets itself do not count. Each rank computes this number as its own count times the
+            number of ranks.
         episodes: Episodes finished on this rank.
         episodes_before_step: Value of `episodes` before the newest step of the vector environment.
         grad_steps: Gradient steps, equal to Lightning's `global_step`.
         rollout_end: Value of `env_steps` at the end of the last complete rollout.
         next_update: Index of the next update, counted from 0; see `TrainingSchedule.update_due_at`.
         evaluation_pending: Whether an evaluation was due at `rollout_end` and is incomplete.
-        notified_env_steps: Environment step for which the next update was due when the functions in
-            `DQNModule.after_update` were last called.
+        notified_env_steps: Environment step of the latest round of updates before which the
+            functions in `DQNModule.after_update` were called; prevents a second call.
         update_times: Value of `TrainingSchedule.update_times` for the schedule to which
             `next_update` refers; empty until training starts.
     """

@@ -26,11 +26,16 @@ class Engine(Protocol):
         ...
 
     def update(self, batch: Batch, noise: UpdateNoise | None = None) -> ObjectiveOutput:
-        """Take one optimizer step on a batch; return the detached losses [B] and priorities [B]."""
+        """Take one optimizer step on a batch; return the detached losses [B] and priorities [B].
+
+        Args:
+            batch: Transitions to learn from.
+            noise: Random inputs for the forward passes; None if the networks need none.
+        """
         ...
 
     def close(self) -> None:
-        """Restore the original form of the optimizer's state, so that any engine can use it."""
+        """Convert the optimizer's state back to its original form, which every engine can use."""
         ...
 
 
@@ -67,10 +72,11 @@ def check_device(name: EngineName, device: torch.device) -> None:
 
 
 class WithFallback:
-    """Engine that delegates to the fastest engine, or to the eager engine after a failure.
+    """Engine that delegates to the fastest engine, and to the eager one if the fastest fails.
 
-    A fallback emits a warning. With several ranks, all ranks fall back at the same update, because
-    `Recorded` fails on all ranks if it fails on one.
+    The fastest engine fails if it raises `NotRecordableError`. This class then emits a warning and
+    switches to the eager engine permanently. All ranks switch at the same update, because the
+    fastest engine fails on all ranks if it fails on one.
 
     Args:
         fastest: Factory for the fastest engine.
@@ -100,7 +106,7 @@ class WithFallback:
             return self._engine.update(batch, noise)
 
     def close(self) -> None:
-        """Restore the original form of the optimizer's state, so that any engine can use it."""
+        """Convert the optimizer's state back to its original form, which every engine can use."""
         self._engine.close()
 
     def _fall_back(self, error: NotRecordableError) -> None:

@@ -23,9 +23,14 @@ def restore(saved: list[tuple[Tensor, Tensor]]) -> None:
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:
-    """Return the largest difference between two tensors, divided by the largest expected magnitude.
+    """Return the largest absolute difference, divided by the largest magnitude in `expected`.
 
-    The result is 0 only if all elements are equal; two NaNs count as equal.
+    The divisor is at least 0.01. The result is 0 only if all elements are equal; two NaNs count as
+    equal.
+
+    Args:
+        actual: Tensor to compare.
+        expected: Reference tensor of the same shape.
 
     >>> relative_difference(torch.tensor([1.0, 5.0]), torch.tensor([2.0, 5.0]))
     0.2

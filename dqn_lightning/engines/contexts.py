@@ -1,4 +1,4 @@
-"""Context managers in which updates run: no autocast cache, less overhead per update."""
+"""Context managers that disable autocast's cache and reduce overhead during updates."""
 
 import os
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def skip_nvml_check() -> Iterator[None]:
 def limit_blas_threads() -> Iterator[None]:
     """Limit NumPy's BLAS to PyTorch's number of threads within the context.
 
-    Actions of small networks are computed with NumPy.
+    When actions are selected, forward passes of small networks are computed with NumPy.
     """
     with _thread_pools().limit(limits=torch.get_num_threads(), user_api="blas"):
         yield

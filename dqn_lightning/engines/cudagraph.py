@@ -21,11 +21,12 @@ class CUDAGraph(Recorded):
 
     The second graph includes the gradient transforms. For each update, the host only copies the
     batch to the captured input tensors and launches the graphs; it never waits for the GPU. With
-    several ranks, the gradients are averaged between the two graphs.
+    several ranks, the gradients are averaged between the two graphs. An optimizer step that cannot
+    be captured is executed eagerly instead.
 
     Raises:
-        NotRecordableError: If updates cannot be captured. The constructor and `update` may raise
-            it; the networks then remain unchanged.
+        NotRecordableError: If loss and gradients cannot be captured. The constructor and `update`
+            may raise it; the networks then remain unchanged.
     """
 
     name = "cudagraph"
@@ -42,7 +43,11 @@ class CUDAGraph(Recorded):
         )
 
     def _warm_up(self) -> None:
-        """Compute loss and gradients a few times; raise an error if they cannot be captured."""
+        """Compute loss and gradients a few times before they are captured.
+
+        Raises:
+            NotRecordableError: If an operation cannot be captured.
+        """
         check = RecordabilityCheck()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in PyTorch
         stream.wait_stream(torch.cuda.current_stream())
@@ -62,8 +67,8 @@ class CapturedOptimizerStep(RecordedOptimizerStep):
     PyTorch can capture a step if the optimizer's setting `capturable` is true and its learning rate
     is a tensor, whose value may change at every update. This class sets both only during a step.
     Between steps, the parameter groups hold the user's settings, which schedulers, loggers and
-    checkpoints see. If the user's setting is `capturable=False`, the step counters are kept on the
-    GPU until `close`; otherwise, they are not moved.
+    checkpoints see. With the user's setting `capturable=False`, an optimizer expects its step
+    counters on the CPU; this class keeps them on the GPU until `close`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -107,8 +112,9 @@ class CapturedOptimizerStep(RecordedOptimizerStep):
         """Return the settings that a recording assumes to be constant.
 
         Returns:
-            Gradient transforms, their plain attributes, and the optimizer's parameter groups,
-            except for learning rates that are kept in tensors.
+            A tuple: the gradient transforms; for each, its attributes that are numbers, strings,
+            booleans or None; and the optimizer's parameter groups, without the learning rates
+            that this class keeps in tensors.
         """
         transforms, attributes, groups = super()._current_settings()
         fixed = [

@@ -77,4 +77,4 @@ class Eager:
         return ObjectiveOutput(output.loss.detach(), output.priority), gradients
 
     def close(self) -> None:
-        """Do nothing; eager execution keeps the original form of the optimizer's state."""
+        """Do nothing; eager execution does not convert the optimizer's state."""

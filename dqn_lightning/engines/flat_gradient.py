@@ -12,12 +12,15 @@ _Transform = TypeVar("_Transform", bound=Callable[..., list[Tensor]])
 
 
 def accepts_flat_gradient(transform: _Transform) -> _Transform:
-    """Mark a pure gradient transform that may be applied to all gradients as one flat vector.
+    """Mark a gradient transform that may be applied to one flat vector of all gradients.
 
-    Engines that keep all gradients in one vector pass it to such a transform as the only element of
-    the list. The result must therefore not depend on how the gradients are divided into tensors. If
-    the transform is a method or a callable object, it may read numbers, strings and booleans from
-    the object's attributes; engines record the transform again when one of these changes.
+    A gradient transform maps a list of gradients to a list of transformed gradients. Engines that
+    keep all gradients in one vector call a marked transform with a list that contains only this
+    vector. The result must therefore not depend on how the gradients are divided into tensors.
+
+    The decorator also declares the transform to be pure (see `declare_pure`), with one exception: a
+    method or callable object may read numbers, strings and booleans from the object's attributes.
+    Engines record the transform again when one of these changes.
     """
     transform.accepts_flat_gradient = True  # type: ignore[attr-defined]  # functions accept any
     return declare_pure(transform)
@@ -33,7 +36,7 @@ class FlatGradient:
             attributes to views of the vector.
 
     Attributes:
-        vector: The gradients, in the order of the parameters.
+        vector: Flattened gradients, concatenated in the order of the parameters.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -1,4 +1,4 @@
-"""Recorders for tensor operations, which are repeated without the surrounding Python code."""
+"""Record tensor operations, to repeat them without the surrounding Python code."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -45,16 +45,18 @@ class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped
 
     Within `with recorder:`, every operation runs as usual and is recorded with its arguments and
     results. `finish` ends the recording. Calling the recorder then repeats the operations in order
-    on the current contents of the recorded tensors, and writes each result to the memory of the
-    original result. This skips autograd, modules and all other Python code, and allocates hardly
-    any memory. Views share memory with their base and are not repeated. Tensors that no recorded
-    operation writes to (inputs, parameters, constants) are read at every call, so they must be
-    changed in place. Operations with unused or constant results are omitted. The remaining
-    operations are repeated unchanged, so the results are bitwise equal.
+    on the current contents of the recorded tensors. This skips autograd, modules and all other
+    Python code. It allocates hardly any memory, because most results are written to the memory of
+    the original results.
+
+    Tensors that no recorded operation writes to (inputs, parameters, constants) are read at every
+    call; write new values to them in place. Views are usually not repeated, because they share
+    memory with their base. Operations with unused or constant results are omitted. Results are
+    bitwise equal to those of ordinary execution.
 
     Raises:
         NotRecordableError: If an operation passes a tensor's value to Python, if the shape of its
-            result depends on values, or if it communicates between ranks.
+            result depends on tensor values, or if it communicates between ranks.
     """
 
     def __init__(self) -> None:
@@ -104,14 +106,14 @@ class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped
 
 
 class RecordabilityCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in PyTorch
-    """Dispatch mode that executes operations as usual and checks whether they can be captured.
+    """Dispatch mode that runs operations as usual and checks whether CUDA graphs can capture them.
 
     A failed CUDA capture can leave streams and the caching allocator in an invalid state, so
     operations are checked before the capture. Unlike `OpRecorder`, this class also reports copies
     between devices.
 
     Attributes:
-        reason: Explanation for the first operation that cannot be captured; None if all can.
+        reason: Why the first unsupported operation cannot be captured; None if all operations can.
     """
 
     def __init__(self) -> None:
@@ -138,9 +140,9 @@ def why_not_recordable(func: Any, args: Any) -> str | None:
 
 
 def _why_not_capturable(func: Any, args: Any, result: Any) -> str | None:
-    """Return why an operation cannot be captured, or None if it can.
+    """Return why a CUDA graph cannot capture a recordable operation, or None if it can.
 
-    All copies between devices are rejected, because they can synchronize with the host.
+    Only copies between devices are rejected, because they can synchronize with the host.
     """
     if func not in (aten._to_copy.default, aten.copy_.default):
         return None
@@ -164,12 +166,12 @@ class _Record(NamedTuple):
 
     @property
     def reads(self) -> set[int]:
-        """Storages of all tensor arguments, including arguments written in place."""
+        """Storage ids of all tensor arguments, including arguments written in place."""
         return {storage_id(tensor) for tensor in tensors_in((self.args, self.kwargs))}
 
     @property
     def writes(self) -> set[int]:
-        """Storages of the results, and of all arguments if the operation has side effects."""
+        """Storage ids of the results, and of all arguments if the operation has side effects."""
         written = {storage_id(tensor) for tensor in self.results}
         return written | self.reads if self.has_side_effects else written
 
@@ -186,7 +188,7 @@ class _Record(NamedTuple):
         return not self.has_side_effects and results <= self.reads
 
     def run(self) -> list[Tensor]:
-        """Execute the operation as recorded; the results are newly allocated."""
+        """Execute the operation with the recorded arguments; return its tensor results."""
         return tensors_in(self.func(*self.args, **self.kwargs))
 
 
@@ -203,7 +205,10 @@ def _drop_unused(records: list[_Record], outputs: list[Tensor]) -> list[_Record]
 
 
 def _drop_constant(records: list[_Record]) -> list[_Record]:
-    """Drop operations whose results are the same at every call, so they are already in memory."""
+    """Return all operations except those whose results are the same at every call.
+
+    These results are already in memory after the recording.
+    """
     changing: set[int] = set().union(
         *(record.writes for record in records if record.has_side_effects)
     )
@@ -219,12 +224,14 @@ def _drop_constant(records: list[_Record]) -> list[_Record]:
 
 
 def _replay_calls(record: _Record, moving: set[int]) -> list[Callable[[], Any]]:
-    """Return a list with the call that repeats an operation; empty if no call is needed.
+    """Return a list with a function that repeats an operation, or an empty list for a view.
+
+    A view is repeated only if the storage of its base is replaced at every call of the recorder.
 
     Args:
         record: Recorded operation.
-        moving: Storages that earlier calls replace with new ones. Storages that the returned call
-            replaces are added to the set.
+        moving: Ids of storages that are replaced at every call of the recorder. If the returned
+            function allocates new result tensors, the ids of their storages are added.
     """
     if record.is_view and not record.reads & moving:
         return []
@@ -256,16 +263,16 @@ def _join_adjacent(parts: list[Tensor]) -> Tensor | None:
 
 
 def _run_and_rebind(record: _Record) -> None:
-    """Repeat an operation that allocates its results; rebind the recorded tensors to them."""
+    """Repeat an operation that allocates its results; point the recorded tensors to the results."""
     for recorded, result in zip(record.results, record.run(), strict=True):
         recorded.set_(result)  # type: ignore[call-overload]  # the stubs accept storages only
 
 
 def _out_variants(func: Any) -> Iterator[tuple[Callable[..., Any], str]]:
-    """Yield candidates for a variant of an operation that writes to a given tensor, fastest first.
+    """Yield functions that may perform an operation with a given output tensor, fastest first.
 
-    Each function is paired with the name of its output argument. The caller must check that its
-    result is equal to that of the operation.
+    Each function is paired with the name of its output argument. The caller must check that the
+    function computes the same result as the operation.
     """
     if func in _OUT_EQUIVALENTS:
         yield _OUT_EQUIVALENTS[func], "out"

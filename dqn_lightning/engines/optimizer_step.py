@@ -1,4 +1,4 @@
-"""Gradient transforms and optimizer step, recorded if possible."""
+"""Callable that applies gradient transforms and takes an optimizer step, recorded if possible."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,14 +29,15 @@ class RecordedOptimizerStep:
     hooks, if a transform is not declared to be pure, or if the step cannot be recorded because it
     updates Python numbers or reads values of tensors (as Adam does unless fused or capturable).
 
-    Some ranks may use a recording while others do not, because both compute the same values.
+    Some ranks may use a recording while others do not, because a recorded step and an eager step
+    compute the same values.
 
     Args:
         gradient: Gradients with respect to the optimizer's parameters.
         optimizer: Optimizer whose step is recorded.
         grad_transforms: Functions applied to the gradients, in order; the list may be changed
             between steps.
-        make_recorder: Factory for recorders.
+        make_recorder: Function that returns a new recorder, such as an `OpRecorder`.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class RecordedOptimizerStep:
         """Return the settings that a recording assumes to be constant.
 
         Returns:
-            Gradient transforms, their plain attributes, and the optimizer's parameter groups.
+            A tuple: the gradient transforms; for each, its attributes that are numbers, strings,
+            booleans or None; and the optimizer's parameter groups.
         """
         attributes = [_plain_attributes(transform) for transform in self._grad_transforms]
         return self._grad_transforms, attributes, self._optimizer.param_groups
@@ -133,7 +135,7 @@ class RecordedOptimizerStep:
         return True
 
     def _verify(self, recording: Any) -> None:
-        """Take a step eagerly and compare the result with the recording's."""
+        """Take a step eagerly; discard the recording if its result differs beyond the tolerance."""
         before = self._snapshot()
         recording()
         repeated = [value for _, value in self._snapshot()]

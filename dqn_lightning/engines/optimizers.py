@@ -1,4 +1,4 @@
-"""Factory for the optimizer and its learning-rate schedule, in the form that Lightning expects."""
+"""Factory for the optimizer and its learning-rate scheduler, in the form Lightning expects."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,12 +16,19 @@ def make_optimizer(
     make: OptimizerCallable,
     make_lr_scheduler: LRSchedulerCallable | None,
 ) -> Any:
-    """Return the optimizer, combined with its learning-rate schedule if there is one.
+    """Create the optimizer and, optionally, its learning-rate scheduler.
 
-    With a schedule, the result is a dictionary as expected from `configure_optimizers`.
+    Args:
+        parameters: Parameters to optimize.
+        make: Function that returns an optimizer for the parameters.
+        make_lr_scheduler: Function that returns a scheduler for the optimizer; None for none.
+
+    Returns:
+        The optimizer alone, or a dictionary with optimizer and scheduler, in the form that
+        Lightning expects from `configure_optimizers`.
 
     Raises:
-        ConfigError: If the optimizer rejects its settings, or the schedule needs a metric.
+        ConfigError: If the optimizer rejects its settings, or the scheduler needs a metric.
     """
     try:
         optimizer: torch.optim.Optimizer = make(parameters)

@@ -1,4 +1,4 @@
-"""Declarations that functions are pure, which engines require before recording a function."""
+"""Declare that a function is pure; engines record only functions declared to be pure."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ def declare_pure(function: _Function) -> _Function:
 
     A recording repeats only the tensor operations of a call. Any other value that the function
     reads, such as an attribute that changes during training, stays as it was when the call was
-    recorded. A class declares purity by an attribute: `is_pure: ClassVar[bool] = True`.
+    recorded. A class declares purity with an attribute: `is_pure: ClassVar[bool] = True`.
     """
     function.is_pure = True  # type: ignore[attr-defined]  # functions accept any attribute
     return function

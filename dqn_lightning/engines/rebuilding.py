@@ -19,13 +19,14 @@ from dqn_lightning.types import Batch, UpdateNoise
 
 
 class RebuildingEngine:
-    """Engine that wraps another engine and rebuilds it when it becomes invalid.
+    """Engine that delegates to another engine, and can rebuild that engine.
 
     Engines rely on the identity of layers and on the memory addresses of parameters, buffers and
-    optimizer state. A callback may replace any of these objects.
+    optimizer state. After a callback has replaced any of these objects, `rebuild_if_replaced`
+    builds a new engine.
 
     Args:
-        name: Name of the engine.
+        name: Name of the engine to delegate to, or `auto` for the fastest one.
         device: Device that the parameters are on.
         online: Network to train.
         target: Network that computes the targets.
@@ -61,11 +62,11 @@ class RebuildingEngine:
         return self._engine.update(batch, noise)
 
     def close(self) -> None:
-        """Restore the original form of the optimizer's state, so that any engine can use it."""
+        """Convert the optimizer's state back to its original form, which every engine can use."""
         self._engine.close()
 
     def rebuild_if_replaced(self) -> bool:
-        """Rebuild the engine if a layer, hook or tensor was replaced.
+        """Rebuild the engine if a layer, hook or tensor was replaced since `remember_tensors`.
 
         All ranks must call this method together; if one rank rebuilds its engine, all do.
 

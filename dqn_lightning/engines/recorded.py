@@ -45,11 +45,11 @@ class Recorded(Eager):
     ways, and the results must be bitwise equal. Each update overwrites the tensors that the
     previous one returned.
 
-    The objective must be declared to be a pure function of the networks, the batch and the noise,
-    because the recording treats all other values that the objective reads as constants.
+    The objective must be declared to be a pure function of the networks, the batch and the noise
+    (see `declare_pure`): any other value that the objective reads is constant in a recording.
 
-    All ranks construct, record and verify the engine at the same updates. If a step
-    fails on one rank, it fails on all ranks.
+    All ranks construct the engine together, and record and verify an update at the same time. If
+    the construction, recording or verification fails on one rank, it fails on all ranks.
 
     Raises:
         NotRecordableError: If updates cannot be recorded. The constructor and `update` may raise
@@ -88,7 +88,7 @@ class Recorded(Eager):
         return self._output
 
     def close(self) -> None:
-        """Restore the original form of the optimizer's state, so that any engine can use it."""
+        """Convert the optimizer's state back to its original form, which every engine can use."""
         self._step.close()
 
     @classmethod
@@ -140,7 +140,7 @@ class Recorded(Eager):
         return output
 
     def _warm_up(self) -> None:
-        """Compute loss and gradients before a recording, if the recorder requires a warm-up."""
+        """Do nothing; a subclass computes loss and gradients here if recording needs a warm-up."""
 
     def _verify(self) -> None:
         """Compare the results of the recording and of eager execution; the networks do not change.
@@ -178,7 +178,7 @@ class Recorded(Eager):
         return results
 
     def _make_undo(self) -> Callable[[], None]:
-        """Return a function that restores the current buffers and random generator states."""
+        """Return a function that restores buffers and random generators to their present states."""
         buffers = snapshot([*self.online.buffers(), *self.target.buffers()])
         device = self.parameters[0].device
         cpu_rng = torch.get_rng_state()
@@ -210,8 +210,8 @@ def _fail_on_all_ranks(
         undo: Function to call on every rank if `function` failed on any rank.
 
     Raises:
-        NotRecordableError: If the function failed on any rank; gives the reason from the first such
-            rank.
+        NotRecordableError: If the function failed on any rank. The message gives the reason for
+            the failure on the first of these ranks.
     """
     failure: Exception | None = None
     try:

@@ -1,4 +1,4 @@
-"""Access to Lightning features without a public API, and a LightningCLI for custom commands.
+"""Access to private Lightning APIs, and a LightningCLI for custom commands.
 
 Checked against Lightning 2.5.0 and 2.6.6. If one of the private attributes is removed,
 `tests/internals/test_lightning.py` fails with a message that names the attribute and the feature
@@ -65,11 +65,14 @@ def ignored_warnings(patterns: Iterable[str]) -> Iterator[None]:
 
 
 def unreachable_hooks(owner: Any, base: type) -> dict[str, str]:
-    """Return the overridden hooks that Lightning never calls, mapped to what to use instead.
+    """Find overridden hooks that Lightning never calls, because updates run inside a rollout.
 
     Args:
         owner: Module or callback to check.
         base: Class whose own hooks do not count as overridden.
+
+    Returns:
+        A dictionary from the name of each such hook to what to use instead.
     """
     return {
         name: instead
@@ -97,7 +100,7 @@ def start_new_run(trainer: Trainer) -> None:
 
 
 def set_global_step(trainer: Trainer, grad_steps: int) -> None:
-    """Set `trainer.global_step`; Lightning counts only calls to its own optimizer wrapper."""
+    """Set `trainer.global_step`, which Lightning advances only in its own optimizer wrapper."""
     progress: Any = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
     progress.total.ready = progress.total.completed = grad_steps
 
@@ -114,10 +117,8 @@ def grad_step_counter(trainer: Trainer) -> Callable[[], None]:
 
 
 def set_logging_step(trainer: Trainer, env_steps: int) -> None:
-    """Set the step at which Lightning and its callbacks, such as LearningRateMonitor, log values.
-
-    The private counter is 2 less than this step: Lightning counts from 0 and adds 1 after a batch.
-    """
+    """Set the step at which Lightning and callbacks such as LearningRateMonitor log values."""
+    # 2 less than the step, because Lightning counts from 0 and adds 1 after a batch.
     trainer.fit_loop.epoch_loop._batches_that_stepped = env_steps - 2
 
 
@@ -196,7 +197,7 @@ def _never_called(owner: Any, hook: str, instead: str) -> str:
 
 
 class PreloadedCheckpointIO(TorchCheckpointIO):
-    """Checkpoint plugin that avoids reading a checkpoint file a second time.
+    """Checkpoint plugin that returns a preloaded checkpoint instead of reading its file again.
 
     Args:
         path: Path of the preloaded checkpoint.
@@ -321,9 +322,9 @@ class CommandLine(LightningCLI):
     def _with_flag(
         self, error: ConfigError, class_type: Callable[..., Any], arguments: dict[str, Any]
     ) -> ConfigError:
-        """Return the error with the flag of the class that raised it prefixed to its message.
+        """Return an error whose message starts with the flag that selected the failing class.
 
-        A message that already contains the flag is not changed.
+        The original error is returned if its message already contains the flag.
 
         Args:
             error: Error raised by a constructor.
@@ -342,7 +343,7 @@ class CommandLine(LightningCLI):
         return error
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: flags and config take precedence over the saved hyperparameters."""
+        """Do nothing, so that saved hyperparameters do not override flags and config files."""
 
     def _set_seed(self) -> None:
         try:
@@ -360,11 +361,11 @@ class CommandLine(LightningCLI):
         return self._get(self.config, name)
 
     def instance(self, name: str) -> Any:
-        """Return a setting of the current command after its classes were instantiated."""
+        """Return the object created from a setting of the current command, such as `trainer`."""
         return self._get(self.config_init, name)
 
     def dump_settings(self, **changes: Any) -> str:
-        """Return all settings as YAML, except the flags defined by the command's function.
+        """Return the command's settings as YAML, without the flags that its function defines.
 
         Args:
             **changes: Settings to replace, by flag name.

@@ -44,12 +44,12 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
-    """Apply a function to every tensor in nested tuples, lists and dictionaries."""
+    """Return nested tuples, lists and dictionaries with a function applied to every tensor."""
     return tree_map_only(Tensor, function, tree)
 
 
 def storage_id(tensor: Tensor) -> int:
-    """Return a number that identifies a tensor's storage; a view has the same number.
+    """Return a number that identifies a tensor's storage; a view has the same number as its base.
 
     The public `data_ptr()` is 0 for every empty tensor, so it does not identify a storage.
     """
@@ -57,7 +57,7 @@ def storage_id(tensor: Tensor) -> int:
 
 
 def copy_tensors_(destinations: list[Tensor], sources: list[Tensor] | tuple[Tensor, ...]) -> None:
-    """Copy `sources` into `destinations` in one call, which is faster than one per tensor."""
+    """Copy `sources` into `destinations` in one call, which is faster than a call per tensor."""
     torch._foreach_copy_(destinations, sources)
 
 
