@@ -1,4 +1,4 @@
-"""Functions that compute diagnostics of a training run from states, activations and parameters.
+"""Diagnostics of a training run, computed from visited states, activations and parameters.
 
 `docs/diagnostics.md` explains how to interpret the diagnostics.
 """
@@ -21,12 +21,14 @@ _RECORDED_COLUMNS = ("reward", "terminated", "truncated", "is_reset")
 
 
 class ReturnsToGo(NamedTuple):
-    """Discounted returns from each recorded step to the end of the episode or of the recording.
+    """Discounted returns from each of T recorded steps in N environments.
 
     Attributes:
-        returns: Discounted sums of the recorded rewards [T, N].
-        tail_discounts: Discount factors [T, N] by which the value of the last recorded state must
-            be multiplied before it is added to each return; 0 if the episode terminated.
+        returns: Discounted sums [T, N] of the recorded rewards from each step to the end of its
+            episode.
+        tail_discounts: Discount factors [T, N] of the rewards that were not recorded, because the
+            episode was truncated or continues after the last recorded step; 0 if the episode
+            terminated.
     """
 
     returns: NDArray[np.float64]
@@ -36,11 +38,12 @@ class ReturnsToGo(NamedTuple):
 def returns_to_go(
     reward: NDArray[Any], terminated: NDArray[Any], truncated: NDArray[Any], gamma: float
 ) -> ReturnsToGo:
-    """Compute the discounted returns G_t = r_t+1 + gamma G_t+1 for T steps of N environments.
+    """Compute the discounted returns from T recorded steps of N environments.
 
-    A recording may contain several episodes per environment. If an episode was truncated, or was
-    still in progress at the end of the recording, its remaining rewards are unknown, and the tail
-    discount at step t is gamma^k, where k counts the recorded steps of the episode from t on.
+    Within an episode, `returns[t] = reward[t] + gamma * returns[t + 1]`. Each environment may have
+    several episodes. If an episode was truncated or continues after step T - 1, its later rewards
+    are unknown: the tail discount at step t is then gamma^k, where k is the number of recorded
+    steps of the episode from t on.
 
     Args:
         reward: Rewards [T, N].
@@ -83,7 +86,7 @@ class StateRecorder:
         self._period = 1  # vector steps between two kept ones
 
     def record(self, collector: Collector) -> None:
-        """Record the newest vector step of a collector and the observations that follow it."""
+        """Record the newest vector step of a collector, and the observations after this step."""
         replay = collector.replay
         for name, steps in self._columns.items():
             steps.append(replay.newest(name).copy())
@@ -119,7 +122,7 @@ class StateRecorder:
 
 
 def dormant_share(activations: Iterable[Tensor], threshold: float = 0.1) -> float:
-    """Return the fraction of units in all layers that are dormant (Sokar et al. 2023).
+    """Return the fraction of dormant units among the units of all layers (Sokar et al. 2023).
 
     The score of a unit is its mean absolute activation divided by the mean absolute activation of
     its layer. A unit is dormant if its score does not exceed the threshold. Each channel of a
@@ -161,7 +164,7 @@ def effective_rank(features: Tensor, share: float = 0.99) -> float:
 
 
 def normalized_entropy(probabilities: NDArray[np.float64]) -> float:
-    """Return the entropy of the nonzero probabilities, divided by its maximum possible value.
+    """Return the entropy of a distribution, divided by the log of its number of nonzero elements.
 
     The result is in [0, 1]. It is 1 if all nonzero probabilities are equal, or if there is only
     one.
@@ -180,7 +183,7 @@ def normalized_entropy(probabilities: NDArray[np.float64]) -> float:
 
 @torch.no_grad()
 def relative_distance(online: nn.Module, target: nn.Module) -> float:
-    """Return the distance between the parameters of two networks, ‖online - target‖ / ‖online‖."""
+    """Return ‖online - target‖ / ‖online‖ (Euclidean norms) for the parameters of two networks."""
     online_vector, target_vector = (
         parameters_to_vector(network.parameters()) for network in (online, target)
     )
@@ -226,7 +229,7 @@ def forward_with_activations(network: QNetwork, obs: Tensor) -> tuple[Any, list[
 
     Returns:
         The output of the head; the outputs of PyTorch's activation modules, such as `nn.ReLU`, in
-        the order of execution; and the features [B, D], which are the output of the torso.
+        the order of execution; and the features [B, D], which are the input of the head.
     """
     activations: list[Tensor] = []
     layers = [m for m in network.modules() if type(m).__module__ == nn.ReLU.__module__]

@@ -53,12 +53,12 @@ class ExportComparison(NamedTuple):
 
     @property
     def within_tolerance(self) -> bool:
-        """Whether the action values differ by at most `TOLERANCE`; False if a value is NaN."""
+        """Whether the action values agree up to `TOLERANCE`; False if a value is NaN."""
         return self.max_difference <= TOLERANCE * max(1.0, self.max_value)
 
 
 class ActionValues(nn.Module):
-    """Wrapper for a Q-network that returns only the action values."""
+    """Module that wraps a Q-network and returns only the action values."""
 
     def __init__(self, network: QNetwork) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class ActionValues(nn.Module):
 
 
 def check_export_path(kind: Format, path: Path) -> None:
-    """Check that a network can be exported in a given format to a given path.
+    """Check that a file can be written, and that the packages for its format are installed.
 
     Args:
         kind: File format.
@@ -164,9 +164,9 @@ def _write_program(module: nn.Module, obs: Tensor, path: Path) -> Callable[[Tens
 
 
 def _batch_of_two(obs: Tensor) -> Tensor:
-    """Repeat an observation, because tracing would treat a batch size of 1 as a constant.
+    """Return a batch [2, …] with two copies of an observation [1, …].
 
-    The result is a batch [2, …] with two copies of an observation [1, …].
+    When a network is traced with a batch size of 1, the exporter treats this size as a constant.
     """
     return obs.repeat(2, *[1] * (obs.ndim - 1))
 

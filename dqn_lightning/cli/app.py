@@ -83,7 +83,7 @@ class DQNCLI(CommandLine):
         checkpoint: Checkpoint given by `--ckpt_path`, or None.
         run_directory: Callback that creates the run's directory; set only for `fit`.
         stop_on_signal: Callback that stops training on a signal.
-        rank_watch: Callback that ends the run if another rank is lost.
+        rank_watch: Callback that ends the run if another rank's process dies or stops responding.
         console: Console to which commands print their results.
     """
 
@@ -119,7 +119,7 @@ class DQNCLI(CommandLine):
     # Parsing ------------------------------------------------------------------------------------
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Build the parser; its help also lists commands with their own parsers."""
+        """Build the parser, whose help also lists the commands that parse their own arguments."""
         super().setup_parser(*args, **kwargs)
         others = [name for name, command in COMMANDS.items() if command.has_own_parser]
         lines = [f"{name}: {COMMANDS[name].help} See {name} --help." for name in others]
@@ -127,7 +127,10 @@ class DQNCLI(CommandLine):
         self.parser.epilog = f"More commands: {' '.join(lines)}"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add flags beyond those of the trainer, the datamodule and the module."""
+        """Add flags for the callbacks, the run name and the number of threads.
+
+        Also derive the shapes of the network's input and output from the environment's spaces.
+        """
         parser.add_argument(
             "--run_name",
             type=str | None,
@@ -242,7 +245,10 @@ class DQNCLI(CommandLine):
         return self.setting("run_name") or run_name_of(configs) or "run"
 
     def _resumed_directory(self) -> Path | None:
-        """Return the checkpoint's directory if its run resumes under the same name, else None."""
+        """Return the checkpoint's directory if the run continues there, else None.
+
+        It continues there if the checkpoint is resumable and has the same run name.
+        """
         if self.checkpoint is None or not self.checkpoint.is_resumable:
             return None
         same_name = self.checkpoint.run_name() == self._run_name()

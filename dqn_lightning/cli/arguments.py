@@ -19,9 +19,10 @@ _HELP, _CONFIG = {"-h", "--help"}, {"-c", "--config"}
 def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
     """Return the arguments of a command, with a `--config` flag inserted if there is none.
 
-    With `--ckpt_path`, the inserted config is the `config.yaml` beside the checkpoint; otherwise it
-    is the command's default config. Existing `--config` flags are moved before all other flags, so
-    that other flags take precedence regardless of their position.
+    With `--ckpt_path`, the inserted config is the `config.yaml` beside the checkpoint, and commands
+    other than `fit` also get flags that select a single process. Without `--ckpt_path`, the default
+    config of the command is inserted. Existing `--config` flags are moved before all other flags,
+    so that other flags take precedence regardless of their position.
 
     Args:
         arguments: Arguments after the program's name.
@@ -74,7 +75,10 @@ def run_name_of(configs: Sequence[str]) -> str:
 
 
 def _resolve_last(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
-    """Replace `last` in `--ckpt_path last` with the path of the run's `last.ckpt`."""
+    """Replace `last` in `--ckpt_path last` with the path of the run's `last.ckpt`.
+
+    The run is identified by `--run_name` or, if this flag is missing, by the config files.
+    """
     if next(_values_of({"--ckpt_path"}, arguments), None) != "last":
         return arguments
     name = next(_values_of({"--run_name"}, arguments), None)

@@ -57,7 +57,7 @@ class LoadedCheckpoint:
         module.load_state_dict(self.content["state_dict"])
 
     def check_fits(self, module: DQNModule) -> None:
-        """Check that the saved weights match the names and shapes of a module's weights.
+        """Check that the saved weights have the same names and shapes as a module's weights.
 
         Raises:
             ConfigError: If they differ, because the checkpoint belongs to another network or to an
@@ -77,7 +77,11 @@ class LoadedCheckpoint:
 
 
 def load_weights(cli: "DQNCLI") -> None:
-    """Load weights and progress from the command's checkpoint, if any, into its module."""
+    """Load the weights and the run's progress from the checkpoint, if one is given.
+
+    Raises:
+        ConfigError: If the checkpoint's format is not supported.
+    """
     if cli.checkpoint is not None:
         cli.checkpoint.load_into(cli.model)
 

@@ -52,7 +52,7 @@ def embed(
         color: Quantity shown by color: the largest action value, or the state's episode, step or
             greedy action. It can be changed in the interactive page.
         points: Maximum number of visited states to draw.
-        episodes: Number of episodes to play; they use the test seeds.
+        episodes: Number of episodes to play with the test seeds.
         out: File to write: an interactive page (`.html`, requires the extra `plots`) or an image
             (`.png`); if null, both are written beside the checkpoint.
 

@@ -42,11 +42,11 @@ def export(
         format: `onnx`; `torch_export`, a program for `torch.export.load`; or `safetensors`, only
             the weights, with a description of the spaces in a `.spaces.json` file beside them.
             `onnx` and `safetensors` require the extra `export`.
-        out: File to write; if null, the checkpoint's name with the suffix of the format.
+        out: File to write; if null, the checkpoint's path with the suffix of the format.
 
     Raises:
-        ConfigError: If the file cannot be written, or if the reloaded network's action values
-            differ from the original's.
+        ConfigError: If a required package is missing, the network cannot be exported, the file
+            cannot be written, or the reloaded network computes different action values.
     """
     data = cli.datamodule
     path = Path(out) if out is not None else _default_path(cli, format)
@@ -77,7 +77,7 @@ def _default_path(cli: "DQNCLI", format: Format) -> Path:
 def _describe_spaces(data: DQNDataModule) -> dict[str, Any]:
     """Return the environment id and the spaces that the network was built for.
 
-    `first_action` is the environment's number for the network's action 0.
+    `first_action` is the environment's action that corresponds to action 0 of the network.
     """
     env = data.collectors.env_factory.make()
     first_action = int(cast(Any, env.action_space).start)

@@ -23,7 +23,11 @@ def fit(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
     Args:
         cli: The command line.
         ckpt_path: Checkpoint to resume from; `last` stands for the run's `last.ckpt`. A checkpoint
-            that contains only weights initializes a new run.
+            that contains only weights initializes a new run; if null, a new run starts with random
+            weights.
+
+    Raises:
+        RankLostError: If another rank's process died or stopped responding.
     """
     checkpoint = cli.checkpoint
     if checkpoint is not None and not checkpoint.is_resumable:

@@ -66,7 +66,7 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def _rank() -> str:
-    """Return " (rank N)" if there are several ranks, else an empty string."""
+    """Return " (rank N)" for an error message if there are several ranks, else an empty string."""
     if "torch" not in sys.modules:
         return ""
     from dqn_lightning import distributed

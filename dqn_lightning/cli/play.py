@@ -32,8 +32,8 @@ def play(
         out: Video file to write: `.gif`, `.webp`, or `.mp4` (requires the extra `video`); if null,
             open a window.
         episodes: Number of episodes; episode i starts with seed `data.evaluation.test_seed` + i.
-        fps: Maximum number of frames per second. If the environment is faster, not every step is
-            shown.
+        fps: Maximum number of frames per second. If the environment takes more steps per second,
+            not every step is shown.
 
     Raises:
         ConfigError: If a flag is invalid, the environment cannot render images, the video cannot be

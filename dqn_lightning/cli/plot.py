@@ -1,4 +1,4 @@
-"""The command `plot`, which imports neither PyTorch nor Lightning."""
+"""The command `plot`, which plots metrics without importing PyTorch or Lightning."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _DPI = 150
 
 
 def plot(arguments: Sequence[str]) -> None:
-    """Plot the metrics of one or more runs.
+    """Plot the metrics of one or more runs, and write the plot to image files.
 
     Args:
         arguments: Command-line arguments after `plot`.

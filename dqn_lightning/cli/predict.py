@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def predict(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
     """Write greedy actions and action values to `predictions.pt` beside the checkpoint.
 
-    The observations are those in `data.observations`, or, if it is null, those of test episodes.
+    The observations are read from the file `data.observations`. If no file is given, test episodes
+    are played, and their observations are used.
 
     Args:
         cli: The command line.

@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """Properties of a command, which is implemented by the module and function of the same name.
+    """Properties of a command.
+
+    The command is implemented by a function and a module that have the command's name.
 
     Attributes:
-        help: Summary in the list of commands if the command parses its own arguments, else None:
-            the summary is then the first line of the function's docstring.
+        help: Summary in the list of commands, if the command parses its own arguments. None for
+            other commands, whose summary is the first line of the function's docstring.
         default_config: Name of the config to use if neither a config nor a checkpoint is given.
-        needs_weights: Whether the command requires a checkpoint, or an explicit config to use
-            untrained weights.
+        needs_weights: Whether `--ckpt_path` or, for untrained weights, `--config` is required.
     """
 
     help: str | None = None
@@ -22,7 +23,7 @@ class Command(NamedTuple):
 
     @property
     def has_own_parser(self) -> bool:
-        """Whether the command has its own argument parser, which does not import PyTorch."""
+        """Whether the command parses its own arguments, which avoids importing PyTorch."""
         return self.help is not None
 
 

@@ -42,7 +42,7 @@ def screen(cli: "DQNCLI", out: str | None = None) -> None:
 
 
 def capture_screen(model: DQNModule, datamodule: DQNDataModule) -> Screen:
-    """Take random actions until an episode ends or for 100 steps; return the last images.
+    """Take up to 100 random actions in one episode; return the images before the last action.
 
     Raises:
         ConfigError: If the observations are not images, or the environment does not render.
@@ -70,7 +70,7 @@ def capture_screen(model: DQNModule, datamodule: DQNDataModule) -> Screen:
 
 
 def _first_layer_input(model: DQNModule, obs: Tensor) -> Tensor:
-    """Return the preprocessed image [1, C, H, W] that the network computes from `obs` [1, …]."""
+    """Return the preprocessed image [1, C, H, W] that the first layer receives for `obs` [1, …]."""
     network = model.acting_network
     first = next(m for m in network.modules() if any(True for _ in m.parameters(False)))
     inputs: list[Tensor] = []

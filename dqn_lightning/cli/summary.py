@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def print_summary(cli: "DQNCLI") -> EvaluationResult:
-    """Print the returns of the latest evaluation (on rank 0), and return its result."""
+    """Print a summary of the latest evaluation (on rank 0), and return the evaluation's result."""
     summary = cli.model.summary
     assert summary is not None
     if cli.trainer.is_global_zero:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def test(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
     """Evaluate on the test seeds, print the returns, and write the result to `test.json`.
 
-    The file is written to the checkpoint's directory.
+    The file is written to the checkpoint's directory; without a checkpoint, no file is written.
 
     Args:
         cli: The command line.

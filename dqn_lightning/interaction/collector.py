@@ -24,7 +24,8 @@ class Collector:
         envs: A vector environment in `AutoresetMode.NEXT_STEP`.
         replay: Replay to write to.
         actor: Actor that selects the actions.
-        num_ranks: Number of ranks that train together.
+        num_ranks: Number of ranks, by which the environment steps of this rank are multiplied to
+            count the steps of all ranks.
         reward_clip: Maximum absolute value to which rewards are clipped before they are written to
             the replay; no clipping if None.
         reward_scale: Factor by which rewards are multiplied after clipping, before they are written
@@ -68,7 +69,10 @@ class Collector:
         self.returns[:] = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the environments, the actor and the replay, without its rows."""
+        """Return the state of the environments and the actor, and of the replay without its rows.
+
+        The rows are saved separately; `ReplayBuffer.read` returns them.
+        """
         return {
             "returns": torch.from_numpy(self.returns.copy()),
             "actor": self.actor.state_dict(),
@@ -85,15 +89,16 @@ class Collector:
     def load_state_dict(
         self, state: dict[str, Any], rows: Iterable[tuple[range, dict[str, Tensor]]]
     ) -> str | None:
-        """Restore the state of the environments, the actor and the replay, including its rows.
+        """Restore the environments, the actor, and the replay with its rows.
 
         If the environments cannot be restored, they are reset, and the episodes in progress are
         truncated in the replay.
 
         Args:
             state: State returned by `state_dict`.
-            rows: Rows of the replay in chronological order: pairs of a range of vector steps, as
-                passed to `ReplayBuffer.read`, and the columns that it returned.
+            rows: Rows of the replay in chronological order. Each item consists of a range of vector
+                steps (steps of all environments) and the columns that `ReplayBuffer.read` returned
+                for this range.
 
         Returns:
             The reason why the environments were reset, or None if they were restored.

@@ -30,7 +30,7 @@ class CollectorFactory:
         replay: Settings for the training replay. The replays of evaluation collectors hold only the
             newest frames.
         exploration: Settings for exploration during training.
-        evaluation: Settings for evaluations, which may change the environment's arguments and
+        evaluation: Settings for evaluations; they may override the environment's arguments and
             wrappers.
 
     Attributes:
@@ -107,7 +107,15 @@ class CollectorFactory:
         return collector
 
     def evaluation(self, num_envs: int, epsilon: float) -> Collector:
-        """Return the evaluation collector for these arguments, creating it on first use."""
+        """Return an evaluation collector; calls with equal arguments return the same one.
+
+        Args:
+            num_envs: Number of environments.
+            epsilon: Probability of a random action.
+
+        Raises:
+            ConfigError: If the observations have a different shape than in training.
+        """
         key = num_envs, epsilon
         if key not in self._eval_collectors:
             vectorization = self._env.vectorization

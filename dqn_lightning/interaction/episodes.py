@@ -53,7 +53,7 @@ def _constant_policy(action: int, obs: Observations) -> NDArray[np.int64]:
 def _evaluate_and_render(
     collector: Collector, q_values: Callable[[Tensor], Tensor]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return the action values [A] for the current observation, and the rendered image."""
+    """Return the action values [A] for the current observation, and the image [H, W, 3]."""
     obs = torch.as_tensor(collector.replay.current_obs())
     (image,) = cast(Any, collector.envs.render())
     if np.ndim(image) != 3 or image.shape[2] != 3:

@@ -25,8 +25,8 @@ class EvaluationSettings:
         episodes: Number of episodes per evaluation.
         epsilon: Probability of a random action in evaluations and tests.
         seed: Seed for the first evaluation environment; environment i is seeded with `seed` + i.
-        env_kwargs: Keyword arguments for `gymnasium.make`, in addition to those used for training
-            or replacing them.
+        env_kwargs: Keyword arguments for `gymnasium.make` that extend or override those used for
+            training.
         wrappers: Wrappers applied to each environment, innermost first; null for the wrappers used
             in training.
         test_episodes: Number of episodes per test.
@@ -69,7 +69,8 @@ class Evaluation:
     episodes do not depend on the number of ranks, unless a vectorized environment uses one random
     generator for all of its environments.
 
-    It is deliberately not iterable, because Lightning iterates over a batch to infer its size.
+    An evaluation is passed to Lightning as a batch. It is deliberately not iterable, because
+    Lightning iterates over a batch to infer its size.
 
     Args:
         make_collector: Function that returns a collector for the given number of environments. The
@@ -81,7 +82,7 @@ class Evaluation:
         stopped: Function that returns whether to stop immediately; called before each step.
 
     Attributes:
-        on_step: Function called with this rank's collector after each vector step.
+        on_step: Function called with this rank's collector after each step of its environments.
     """
 
     def __init__(
@@ -125,7 +126,11 @@ class Evaluation:
         return sorted(played, key=lambda episode: episode.env)
 
     def _play_share(self, policy: Policy, first_env: int, num_envs: int) -> list[tuple[Any, ...]]:
-        """Run the episodes of `num_envs` environments, starting with environment `first_env`."""
+        """Run the episodes of environments `first_env` to `first_env + num_envs - 1`.
+
+        Returns:
+            The finished episodes, each as a plain tuple with the fields of `Episode`.
+        """
         collector = self._make_collector(num_envs)
         collector.actor.rng = np.random.default_rng(self.seed + first_env)
         collector.reset(self.seed + first_env)

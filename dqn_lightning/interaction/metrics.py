@@ -1,4 +1,4 @@
-"""Compute metrics over the episodes of an evaluation or test with torchmetrics."""
+"""Metrics over the episodes of an evaluation or a test, implemented with torchmetrics."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
@@ -43,7 +43,7 @@ class EpisodeStatistic(Metric):
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
     def update(self, returns: Tensor, lengths: Tensor) -> None:
-        """Add the returns [E] and lengths [E] of episodes."""
+        """Add the returns [E] and the lengths [E], in environment steps, of E episodes."""
         values = returns if self.quantity == "returns" else lengths
         self.values.append(values.double())
 

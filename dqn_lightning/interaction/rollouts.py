@@ -1,4 +1,4 @@
-"""Training schedule, and a dataset that streams rollouts; each rollout streams batches."""
+"""Training schedule, and a dataset of rollouts: parts of a run that yield replay batches."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ _UNREACHABLE = 2**31 - 1
 class ScheduleSettings:
     """Settings for when learning starts, how often updates take place and when the run ends.
 
-    Totals and `learning_starts_env_steps` count the environment steps of all ranks;
-    `train_every_env_steps` and `rollout_env_steps` count those of one rank.
+    `train_every_env_steps` and `rollout_env_steps` are counted on each rank; all other numbers of
+    environment steps and episodes are totals over all ranks.
 
     Args:
         total_env_steps: Environment steps of the run; null for no limit.
@@ -29,7 +29,8 @@ class ScheduleSettings:
         train_every_env_steps: Environment steps between two rounds of updates, per rank.
         updates_per_train: Updates in each round.
         rollout_env_steps: Environment steps per rollout and rank; a rollout is one Lightning batch.
-            The value does not affect learning, but several ranks stop only at the end of a rollout.
+            The value does not affect learning. With several ranks, a run can stop only at the end
+            of a rollout.
 
     Raises:
         ConfigError: If a value is too small.
@@ -72,11 +73,11 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """Schedule of updates, ends of rollouts, evaluations and the end of the run.
+    """Schedule of a run: when updates and evaluations are due, and when rollouts and the run end.
 
-    All counts and periods are in environment steps of the run, summed over all ranks. An event that
-    is due at multiples of a period takes place when the count first reaches or passes a multiple.
-    The schedule alone determines the number of updates in a rollout, so it is equal on all ranks.
+    Times and periods are in environment steps of the run, summed over all ranks. An event that is
+    due at multiples of a period takes place when the count first reaches or passes a multiple. The
+    schedule alone determines the number of updates in a rollout, so all ranks perform equally many.
 
     Args:
         first_update_env_steps: No update is due before this count.
@@ -128,7 +129,7 @@ class TrainingSchedule:
 
     @property
     def update_times(self) -> list[int]:
-        """Values that determine when updates are due; saved to detect a changed schedule."""
+        """Earliest update, period and updates per period; saved to detect a changed schedule."""
         return [self.first_update_env_steps, self.update_period, self.updates_per_period]
 
 
@@ -139,9 +140,9 @@ def _next_multiple(period: int, count: int) -> int:
 class ReplayDataset(IterableDataset["Rollout"]):
     """Iterable dataset that yields rollouts until the run ends.
 
-    The reported length is larger than any run needs. Without a length, Lightning would prefetch a
-    rollout, which would act with outdated weights; with the true length, a finished run could not
-    be continued.
+    The reported length is larger than any run needs. Without a length, Lightning would request a
+    rollout before the previous one has ended; with the true length, a finished run could not be
+    continued.
 
     With several ranks, all ranks decide together before each rollout whether the run is over.
 
@@ -198,7 +199,7 @@ class ReplayDataset(IterableDataset["Rollout"]):
     def _follow_schedule(self) -> None:
         """Recompute which update is next if the run was saved with a different update schedule.
 
-        Updates that the current schedule places before the current environment step are skipped.
+        Updates that are due at or before the current environment step are skipped.
         """
         progress = self.progress
         if progress.update_times not in ([], self.schedule.update_times):
@@ -215,10 +216,10 @@ class ReplayDataset(IterableDataset["Rollout"]):
 class Rollout:
     """Part of a run, used as one Lightning batch; calling it with a policy yields replay batches.
 
-    Advancing the iterator steps the environments with the policy until an update is due, and yields
-    the batch for that update. Acting and learning thus alternate exactly as scheduled. A rollout
-    itself is not iterable, because any code that iterates over a Lightning batch would then step
-    the environments.
+    Before each batch is yielded, the environments are stepped with the policy until an update is
+    due. Acting and learning thus alternate exactly as scheduled. The rollout itself is not
+    iterable, because any code that iterates over a Lightning batch would then step the
+    environments.
 
     Attributes:
         end: Environment step at which the rollout ends, unless the run ends earlier.
@@ -257,7 +258,7 @@ class Rollout:
         return self._dataset.collector.replay.has_priorities
 
     def set_priorities(self, rows: Tensor, priority: Tensor) -> None:
-        """Set the priorities [B] of the rows [B] in a batch."""
+        """Set the sampling priorities [B] of the replay rows with the numbers `rows` [B]."""
         self._dataset.collector.replay.set_priorities(rows, priority)
 
     def __call__(self, policy: Policy) -> Iterator[Batch]:

@@ -36,12 +36,12 @@ class CSVLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Return an empty name, because every run has its own directory."""
+        """Empty string, because every run has its own directory."""
         return ""
 
     @property
     def version(self) -> str:
-        """Return an empty version, because every run has its own directory."""
+        """Empty string, because a run has only one version."""
         return ""
 
     @property

@@ -1,4 +1,4 @@
-"""Running means of training values between log entries, and a check for finite values."""
+"""Means of training values since the last log entry, and a check that values are finite."""
 
 import math
 from typing import Any
@@ -10,9 +10,10 @@ from dqn_lightning.errors import NonFiniteError
 
 
 class RunningMeans:
-    """Running means of named values, accumulated on their device without host-device syncs.
+    """Means of named values over all updates since the last `compute` or `reset`.
 
-    Every update adds one tensor [B] per name; a mean is taken over all rows and updates.
+    Each update adds one tensor [B] per name. Sums are accumulated on the device of these tensors,
+    without host-device syncs.
 
     Args:
         names: Names of the values.

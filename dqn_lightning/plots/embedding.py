@@ -1,8 +1,8 @@
 """Plots of visited states in three dimensions, as an interactive page or as an image.
 
 As in figure 4 of Mnih et al. 2015, states with similar features appear close to each other, and
-their colors can show, for example, the action values. Features are the output of the torso, which
-is the input of the head.
+their colors can show, for example, the action values. Features are the input of the network's
+head, which computes the action values.
 """
 
 import json
@@ -47,7 +47,7 @@ class Points(NamedTuple):
         axis_labels: Labels of the three axes.
         obs: Observations [P, …]; image observations have shape [P, C, H, W].
         q_values: Action values [P, A].
-        episode: Episode numbers [P].
+        episode: Indices [P] of the episodes, starting at 0.
         step: Environment steps from the start of the episode to each state [P].
     """
 
@@ -65,13 +65,13 @@ class Points(NamedTuple):
         return actions
 
     def color_by(self, name: ColorBy) -> NDArray[Any]:
-        """Return the values [P] of the quantity that is shown by color."""
+        """Return the values [P] of a quantity that can be shown by color."""
         values: NDArray[Any] = self.q_values.max(1) if name == "value" else getattr(self, name)
         return values
 
 
 def check_embedding_paths(method: Method, files: Sequence[Path]) -> None:
-    """Check before any episode is run that the files can be written.
+    """Check that the files can be written; called before any episode is played.
 
     Args:
         method: Method that reduces features to three dimensions.
@@ -144,7 +144,7 @@ def _t_sne(features: Tensor, initial: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def draw_points(figure: Figure, points: Points, color_by: ColorBy) -> None:
-    """Draw the states in three dimensions, each marked with the number of its greedy action.
+    """Draw a 3D scatter plot of states; each marker shows the index of the greedy action.
 
     Args:
         figure: Figure to draw in.
@@ -213,7 +213,7 @@ def write_page(path: Path, points: Points, color_by: ColorBy, title: str) -> Non
 
 
 def _color_scale() -> list[tuple[float, str]]:
-    """Return the colormap in plotly's format."""
+    """Return the colormap in plotly's format: pairs of a position in [0, 1] and a color."""
     shares = np.linspace(0, 1, 33).tolist()
     return [(share, to_hex(colormaps[_COLORMAP](share))) for share in shares]
 

@@ -51,7 +51,7 @@ class BarScale:
 
     @property
     def decimals(self) -> int:
-        """Number of decimals, at most 3, with which the larger limit has four digits."""
+        """Number of decimals to show: 3 if the larger limit is below 10, 2 below 100, and so on."""
         largest = max(-self.low, self.high, 1.0)
         return max(0, 3 - math.floor(math.log10(largest)))
 
@@ -91,9 +91,9 @@ def draw_step(played: PlayedStep, title: str, scale: BarScale) -> Image.Image:
 
 
 def _fit(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Shrink a large image to the maximum size; enlarge a small one by an integer factor.
+    """Scale an image [H, W, 3] to fit the maximum size, and keep its aspect ratio.
 
-    Enlarged pixels keep sharp edges.
+    A larger image is shrunk. A smaller one is enlarged by an integer factor with sharp pixel edges.
 
     >>> [_fit(np.zeros((h, w, 3), np.uint8)).size for h, w in ((960, 1440), (210, 160))]
     [(720, 480), (320, 420)]

@@ -63,10 +63,10 @@ class _Panel(NamedTuple):
 
 
 def draw_runs(groups: Sequence[Group], window: int = 100) -> Figure:
-    """Draw a figure with one panel for each logged metric.
+    """Draw a figure with one panel per quantity, such as the return or the loss.
 
-    For a single run, each episode is also drawn as a dot. For a group of several runs, the median
-    is drawn with a band (see `median_band`), over the environment steps that all runs cover.
+    If there is only one run, its episodes are also drawn as dots. For a group of several runs, the
+    median is drawn with a band (see `median_band`), over the environment steps that all runs cover.
 
     Args:
         groups: Groups of runs. Each group is drawn in its own color and line style.

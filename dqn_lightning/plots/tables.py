@@ -103,7 +103,7 @@ def read_run(directory: Path) -> Run:
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
-    """Group runs that have equal settings; order the groups by the first run in each."""
+    """Group runs that have equal settings; the groups are in the order of their first runs."""
     by_settings: dict[str, list[Run]] = {}
     for run in runs:
         by_settings.setdefault(run.settings, []).append(run)

@@ -41,7 +41,7 @@ class TimedFrame(NamedTuple):
 class FrameSampler:
     """Sampler that selects and draws the frames of a video that plays in real time.
 
-    If there are more environment steps than frames per second, the steps in between are skipped.
+    If `render_fps` exceeds the maximum number of frames per second, some steps are not shown.
     All episodes of a video share the same scale for the action-value bars.
 
     Args:
@@ -79,14 +79,14 @@ class FrameSampler:
 
 
 class VideoSize(NamedTuple):
-    """Size of a video as the number of frames and the duration in seconds."""
+    """Number of frames in a video, and its duration in seconds."""
 
     frames: int
     seconds: float
 
 
 def check_video_path(path: Path) -> None:
-    """Check before any episode is run that a video file can be written.
+    """Check that a video file can be written; called before any episode is played.
 
     Raises:
         ConfigError: If the suffix is not supported, the directory does not exist, or a required
@@ -185,7 +185,7 @@ def _quantize(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
 
 
 def _choose_palette(frames: Sequence[Image.Image]) -> Iterable[tuple[int, ...]]:
-    """Choose the colors of a palette for a video from a sample of its frames.
+    """Choose the RGB colors of a video's palette, based on a sample of the frames.
 
     The palette consists of the most frequent colors, a median-cut quantization of all colors, and
     a coarse color cube for colors that first appear in later frames. Pillow does not distinguish
@@ -209,7 +209,10 @@ def _choose_palette(frames: Sequence[Image.Image]) -> Iterable[tuple[int, ...]]:
 
 
 def _write_mp4(path: Path, timed_frames: Iterable[TimedFrame]) -> VideoSize:
-    """Write an MP4 file at the frame rate of the first frame; repeat frames that last longer."""
+    """Write an MP4 file, whose frame rate is determined by the duration of the first frame.
+
+    Frames with a longer duration are repeated.
+    """
     import imageio_ffmpeg
 
     rest = iter(timed_frames)

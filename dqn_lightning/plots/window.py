@@ -53,9 +53,9 @@ def _show_frame(frame: Image.Image) -> None:
 
 
 def _closed_before(end: float) -> bool:
-    """Wait until `time.monotonic()` reaches `end`; return whether the window was closed meanwhile.
+    """Return whether the window is closed before `time.monotonic()` reaches `end`.
 
-    Return as soon as the window is closed.
+    The function blocks until one of the two happens.
     """
     import pygame
 
