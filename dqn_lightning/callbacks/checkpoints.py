@@ -22,27 +22,27 @@ from dqn_lightning.types import Clock
 class Checkpoints(Checkpoint):
     """Callback that saves the best weights as `best.ckpt` and the state of the run as `last.ckpt`.
 
-    `best.ckpt` is saved when an evaluation is better than all previous evaluations. `last.ckpt` is
-    saved after each evaluation, after each rollout during which one of the two intervals below has
-    elapsed, and when training ends. Files are written atomically.
+    `best.ckpt` is saved when the monitored metric is higher than in all previous evaluations.
+    `last.ckpt` is saved after each evaluation, after each rollout during which `every_n_env_steps`
+    or `every_n_minutes` have elapsed, and when training ends. Files are written atomically.
 
     If the callback `FullState` is used as well, a run resumes from `last.ckpt` bit for bit.
 
-    Lightning's ModelCheckpoint is not used because it counts Lightning's steps, and because it
-    loses the best score if a checkpoint is saved between a due evaluation and its result.
+    Lightning's ModelCheckpoint is not used because it counts gradient steps instead of environment
+    steps. It would also lose the best score if a checkpoint were saved while an evaluation is due
+    but not finished.
 
     Args:
         monitor: Name of the evaluation metric to compare; higher is better.
-        every_n_env_steps: Interval in environment steps at which `last.ckpt` is saved; null for no
-            such interval.
-        every_n_minutes: Interval in minutes at which `last.ckpt` is saved; null for no such
-            interval.
+        every_n_env_steps: Interval in environment steps for saving `last.ckpt`; null to disable.
+        every_n_minutes: Interval in minutes for saving `last.ckpt`; null to disable.
         keep_last: Number of recent checkpoints to keep. If it is 2 or more, each `last.ckpt` is
-            also kept as `env_steps-N.ckpt`.
+            also kept as `env_steps-N.ckpt`, where N is the number of environment steps.
 
     Attributes:
         best: Best value of the monitored metric so far; None before the first evaluation.
-        best_env_steps: Environment step at which the best value was reached, or None.
+        best_env_steps: Environment step at which the best value was reached; None before the first
+            evaluation.
 
     Raises:
         ConfigError: If an interval or `keep_last` is not positive.
@@ -137,7 +137,7 @@ class Checkpoints(Checkpoint):
         return 0 if self.every_n_env_steps is None else env_steps // self.every_n_env_steps
 
     def _minutes_passed(self) -> bool:
-        """Return whether `every_n_minutes` have elapsed on rank 0, which decides for all ranks."""
+        """Return whether, on rank 0, the last save was at least `every_n_minutes` ago."""
         if self.every_n_minutes is None:
             return False
         minutes = (time.monotonic() - self._saved_time) / 60

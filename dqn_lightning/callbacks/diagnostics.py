@@ -1,4 +1,4 @@
-"""Callback that logs metrics for the diagnosis of a training run."""
+"""Callback that logs metrics that help to diagnose problems in training."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -27,9 +27,10 @@ class Diagnostics(Callback):
 
     The metrics, which are explained in `docs/diagnostics.md`, cover three areas:
 
-    - states visited during the evaluation: maximum action values, observed discounted returns,
-      share of dormant units, and effective rank of the features,
-    - the replay: mean age of the sampled rows (stored steps), and entropy of the priorities,
+    - states visited during the evaluation: highest action value of each state, observed discounted
+      returns, share of dormant units, and effective rank of the features,
+    - the replay: mean age of the sampled rows (stored steps) in environment steps, and entropy of
+      the priorities,
     - the weights: gradient norm, and distance between the online and the target network.
 
     The computation consumes no global random numbers and changes no state, so it does not affect
@@ -137,5 +138,5 @@ def _gradient_norm(module: DQNModule, replay: ReplayBuffer, rows: NDArray[np.int
 
 
 def _evenly_spaced(rows: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-    """Select at most `number` evenly spaced elements from an array of row numbers."""
+    """Return at most `number` evenly spaced elements of an array of row indices."""
     return rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(np.int64)]

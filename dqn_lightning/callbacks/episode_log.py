@@ -24,21 +24,20 @@ class EpisodeLog(Callback):
     """Callback that logs and plots the length and return of every finished training episode.
 
     When an episode finishes, its return and length are logged as `train/episode_return` and
-    `train/episode_length`, and the running means over the most recent episodes as
+    `train/episode_length`. The means over the most recent `window` episodes are logged as
     `train/return_mean` and `train/length_mean`. With several ranks, only the episodes of rank 0 are
     logged.
 
     Args:
-        window: Number of most recent episodes over which running means are computed.
+        window: Number of most recent episodes over which means are computed.
         save_plots: Whether to save `lengths.png` and `returns.png` to the run directory during
             training and at the end. Plotting takes at most 2 % of the training time.
-        live: Whether to show a plot of the episode lengths in a window or below the notebook cell
-            during training. If no display is available, a message is printed and training
-            continues.
+        live: Whether to plot the episode lengths during training, in a window or below the notebook
+            cell. If no display is available, a message is printed and training continues.
 
     Attributes:
-        lengths: Lengths of all finished episodes in environment steps.
-        returns: Undiscounted returns of all finished episodes.
+        lengths: Lengths in environment steps of all episodes finished on this rank.
+        returns: Undiscounted returns of the same episodes.
         return_mean: Mean return of the most recent `window` episodes; None if no episode has
             finished yet.
 
@@ -77,7 +76,7 @@ class EpisodeLog(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: DQNModule, batch: Rollout, batch_idx: int
     ) -> None:
-        """Register the function that logs each episode of the rollout when the episode finishes."""
+        """Register a function that logs each episode of the rollout as soon as it finishes."""
         batch.on_episode.append(partial(self._log, pl_module))
 
     def on_train_batch_end(
@@ -88,7 +87,7 @@ class EpisodeLog(Callback):
         batch: Rollout,
         batch_idx: int,
     ) -> None:
-        """Provide `train/return_mean` to other callbacks, and plot if the next plot is due."""
+        """Provide `train/return_mean` to other callbacks, and update the plots if they are due."""
         if not batch.episodes:
             return
         assert self.return_mean is not None
@@ -115,7 +114,7 @@ class EpisodeLog(Callback):
         pl_module.log_metrics(self._add(episode), episode.env_steps)
 
     def _add(self, episode: Episode) -> dict[str, float]:
-        """Add a finished episode, and return the metrics to log."""
+        """Record a finished episode, and return its metrics and the current means by name."""
         self.lengths.append(episode.length)
         self.returns.append(episode.episode_return)
         self.return_mean = fmean(self.returns[-self.window :])

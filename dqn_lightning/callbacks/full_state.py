@@ -21,12 +21,12 @@ from dqn_lightning.networks.layers import persistent_buffers
 
 
 class FullState(Callback):
-    """Callback that saves environments, replay and random generators with each checkpoint.
+    """Callback that saves the state of environments, replay and random generators for resuming.
 
-    When a run is resumed, the saved state is restored. Each rank writes its own state files to
-    `state/rank-N/` in the run directory, and the checkpoint contains the names of the files. A run
-    resumes bit for bit only with the same number of ranks (see
-    `ResumeSettings.redistribute_replay`).
+    Whenever a checkpoint is saved (except with `weights_only`), each rank N writes its own state
+    files to `state/rank-N/` in the run directory. The checkpoint refers to these files. When the
+    run resumes, the state is restored. A run resumes bit for bit only with the same number of ranks
+    (see `ResumeSettings.redistribute_replay`).
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class FullState(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: DQNModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write the state of this rank; store the file names of all ranks in the checkpoint."""
+        """Write this rank's state; store the names of all ranks' state files in `checkpoint`."""
         data = trainer.datamodule
         if not isinstance(data, DQNDataModule) or data.dataset is None or self._store is None:
             return
@@ -79,8 +79,8 @@ class FullState(Callback):
         stepped before then, and the collector does not use the global random generators.
 
         Raises:
-            ConfigError: If the checkpoint is corrupt; or if the saved state is missing, corrupt or
-                does not fit this run, and `data.resume.require_replay` is true.
+            ConfigError: If the checkpoint is corrupt. If `data.resume.require_replay` is true, also
+                if the saved state is missing or corrupt, or does not fit this run.
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
@@ -114,10 +114,10 @@ class FullState(Callback):
         self._restored = saved
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Restore the global random generators, the module's buffers and the CSV tables.
+        """Restore the global random generators, the module's buffers and the CSV loggers.
 
-        The generators are restored this late because Lightning may draw random numbers
-        before it calls this hook.
+        The generators are not restored earlier, because Lightning may draw random numbers before it
+        calls this hook.
         """
         directory = run_directory_of(trainer)
         if directory is not None:
@@ -137,19 +137,22 @@ class FullState(Callback):
 def _find_states(
     data: DQNDataModule, path: Path, reference: dict[str, Any] | None
 ) -> list[SavedState]:
-    """Find and check the saved states that this rank restores, without changing anything.
+    """Load and check the saved states that this rank needs, without changing this run.
 
     Args:
         data: Datamodule of this run.
         path: Checkpoint file.
-        reference: Entry in the checkpoint that names the state files; None if there is none.
+        reference: Entry in the checkpoint that names the state files; None if the checkpoint has no
+            such entry.
 
     Returns:
-        The saved state of this rank, or the states of all ranks if the number of ranks has changed
-        and the replay is redistributed.
+        A list with the saved state of this rank; or, if the number of ranks has changed, with the
+        saved states of all ranks.
 
     Raises:
-        ConfigError: If a file is missing, corrupt or truncated, or a state does not fit this run.
+        ConfigError: If `reference` is None, if a file is missing, corrupt or truncated, if a state
+            does not fit this run, or if the number of ranks has changed and
+            `data.resume.redistribute_replay` is false.
     """
     if reference is None:
         raise ConfigError("--ckpt_path: the checkpoint was saved without a FullState callback")
@@ -196,7 +199,7 @@ def _redistribute(data: DQNDataModule, saved: list[SavedState]) -> None:
 
 
 def _environment(data: DQNDataModule) -> dict[str, str]:
-    """Return the command-line flags that determine the environments, with their values."""
+    """Return the values of the flags that determine the environments, by command-line flag."""
     factory = data.collectors.env_factory
     kwargs = str(dict(sorted(factory.env_kwargs.items())))
     return {"data.env.id": factory.env_id, "data.env.kwargs": kwargs}

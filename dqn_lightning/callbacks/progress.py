@@ -1,4 +1,4 @@
-"""Callback that shows a progress bar in environment steps and prints the evaluation results."""
+"""Callback that shows a progress bar and prints the evaluation results."""
 
 import time
 
@@ -20,9 +20,10 @@ class Progress(ProgressBar):
     """Callback that shows a progress bar, and prints one line after each evaluation.
 
     The text next to the bar shows the number of environment steps, the environment steps per
-    second, the remaining time, epsilon, the mean return of the most recent training episodes, and
-    the result of the last evaluation. A separate thread redraws the bar twice a second, so the cost
-    is negligible. If the output is not a terminal, only the evaluation lines are printed.
+    second, the remaining time, and epsilon. It also shows the mean returns of the most recent
+    training episodes and of the last evaluation. A separate thread redraws the bar twice a second,
+    so the cost is negligible. If the output is not a terminal, only the evaluation lines are
+    printed.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class Progress(ProgressBar):
         self._bar.start()
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Print the result of an evaluation during training."""
+        """Print the mean and standard deviation of the returns of an evaluation during training."""
         if not (self._enabled and pl_module.evaluates_training):
             return
         summary = pl_module.summary
@@ -89,7 +90,7 @@ class Progress(ProgressBar):
 
 
 class _StatusColumn(ProgressColumn):
-    """Column of status text next to the progress bar, which also advances the bar.
+    """Column with status text next to the progress bar; rendering the column advances the bar.
 
     The column is rendered in a separate thread, so it reads only plain attributes; reading
     `trainer.callback_metrics` would compute metrics in that thread.
@@ -129,7 +130,11 @@ class _StatusColumn(ProgressColumn):
         return self._data.progress.env_steps
 
     def _completed_fraction(self) -> float:
-        """Return the completed fraction of the run; with several limits, the largest fraction."""
+        """Return the completed fraction of the run, from 0 to 1.
+
+        If the run has several limits, such as environment steps and episodes, the largest fraction
+        is returned.
+        """
         if self._data.dataset is None:
             return 0.0
         progress, schedule = self._data.progress, self._data.schedule

@@ -1,4 +1,4 @@
-"""Callback that ends all ranks when one rank is lost."""
+"""Callback that ends the processes of all ranks when one rank is lost."""
 
 import os
 import secrets
@@ -21,24 +21,25 @@ _HEARTBEAT, _DONE, _LOST = b"heartbeat", b"done", b"lost"
 class RankWatch(Callback):
     """Callback that ends this rank when another rank is lost, and reports the lost rank.
 
-    A rank is lost if its process has ended or no longer responds. Every rank keeps a connection to
-    rank 0. The connection closes when either process ends for any reason. Heartbeats are sent over
-    each connection, so frozen processes and unreachable machines are also detected. A rank that is
-    blocked in a collective operation cannot raise an error, so its process is terminated.
+    A rank is lost if its process has ended or no longer responds. Rank 0 is connected to each of
+    the other ranks, and a connection closes as soon as the process at either end has ended.
+    Heartbeats are sent over each connection, so frozen processes and unreachable machines are also
+    detected. A rank that is blocked in a collective operation cannot raise an error, so its process
+    is terminated.
 
-    A short timeout for the process group cannot replace this callback: it does not reveal which
-    rank is lost, and it also aborts a run in which one rank legitimately takes longer, for example
-    to evaluate, save a checkpoint or record a video. Heartbeats continue during such work, because
-    a separate thread sends them. They also continue if only the main thread hangs; in this case the
-    timeout for the process group (30 minutes by default) ends the run.
+    A short timeout for the process group cannot replace this callback, because it does not reveal
+    which rank is lost. It also aborts a run in which one rank legitimately takes longer, for
+    example to evaluate, save a checkpoint or record a video. Heartbeats continue during such work,
+    because a separate thread sends them. They also continue if only the main thread hangs; in this
+    case, the timeout for the process group (30 minutes by default) ends the run.
 
     Args:
         timeout_s: Seconds without a heartbeat after which a rank is considered lost.
-        grace_s: Seconds for which this rank may keep running after another rank is lost, before its
-            process is terminated.
+        grace_s: Seconds between the detection of a lost rank and the termination of this rank's
+            process, unless training ends earlier.
 
     Attributes:
-        lost: Description of the lost rank; None if no rank is lost.
+        lost: Error message that names the lost rank; None if no rank is lost.
     """
 
     def __init__(self, timeout_s: float = 30.0, grace_s: float = 10.0) -> None:
@@ -75,7 +76,7 @@ class RankWatch(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: DQNModule, exception: BaseException
     ) -> None:
-        """Stop watching; if a collective failed, first wait for a report of a lost rank."""
+        """Stop watching; if a collective failed, first wait 2 s for a report of a lost rank."""
         if self._peers and type(exception).__name__ in ("RuntimeError", "DistBackendError"):
             self._loss_noticed.wait(2 * _HEARTBEAT_S)
         self._over.set()
@@ -110,7 +111,14 @@ class RankWatch(Callback):
                 last_sent = now
 
     def _report_lost(self, rank: int, reason: str) -> None:
-        """Notify connected ranks that a rank is lost; terminate this process after `grace_s`."""
+        """Notify the connected ranks that a rank is lost; after `grace_s`, end this process.
+
+        The process is not ended if training ends earlier, normally or with an exception.
+
+        Args:
+            rank: Rank that is lost.
+            reason: Predicate for the error message, such as "has ended".
+        """
         if self._over.is_set():
             return
         self.lost = (
@@ -134,7 +142,7 @@ class RankWatch(Callback):
 
 
 def _connect() -> dict[int, Connection]:
-    """Connect rank 0 to all other ranks; return a mapping from connected ranks to connections.
+    """Connect rank 0 to all other ranks; return this rank's connections, keyed by connected rank.
 
     Ranks that cannot connect within a time limit, for example because of a firewall, are omitted.
     """
@@ -156,7 +164,11 @@ def _connect() -> dict[int, Connection]:
 
 
 def _accept_ranks(server: socket.socket, key: str) -> dict[int, Connection]:
-    """Accept connections from ranks that send the key, until all are connected or time is up."""
+    """Accept connections from all other ranks, and return them keyed by rank.
+
+    Connections whose first message does not start with `key` are ignored. If no connection arrives
+    for 10 s, the missing ranks are omitted.
+    """
     server.settimeout(_CONNECT_TIMEOUT_S)
     peers: dict[int, Connection] = {}
     while len(peers) < distributed.world_size() - 1:

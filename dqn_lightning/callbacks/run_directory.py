@@ -60,14 +60,15 @@ class RunDirectory(Callback):
     Args:
         root: Directory that contains the directories of all runs.
         name: Name of the run. If a run with this name already exists, `-2`, `-3`, … is appended.
-        config_text: Function that returns the text of `config.yaml` for the final name of the run.
+        config_text: Function that is called with the final name of the run, and returns the text of
+            `config.yaml`.
         resumed_path: Directory of the run that the next fit resumes; None for a new run. A second
             fit with the same callback always starts a new run.
         tensorboard: Whether to write TensorBoard events.
 
     Attributes:
-        path: Directory of the current run; None for a new run before the first fit, and with
-            `fast_dev_run`.
+        path: Directory of the current run; None before the first fit of a new run, and if
+            `fast_dev_run` is set.
         resumed: Whether the current run was resumed in an existing directory.
     """
 

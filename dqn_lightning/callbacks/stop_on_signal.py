@@ -35,12 +35,12 @@ class StopOnSignal(Callback):
 
     @contextmanager
     def handle_signals(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Return a context manager that handles signals, including those during the setup of a run.
+        """Return a context manager that handles signals, even before training starts.
 
         The previous signal handlers are restored on exit.
 
         Args:
-            stop: Function that requests the end of training; called once, in the signal handler.
+            stop: Function that requests the end of training; called on the first signal.
         """
         previous = {number: signal.getsignal(number) for number in EXIT_CODES}
         self.received, self._in_context = None, True
@@ -53,7 +53,7 @@ class StopOnSignal(Callback):
                 signal.signal(number, handler)
 
     def setup(self, trainer: Trainer, pl_module: DQNModule, stage: str) -> None:
-        """Discard a signal received in an earlier fit; within `handle_signals`, keep it."""
+        """Reset `received` at the start of a fit, except inside the `handle_signals` context."""
         if stage == "fit" and not self._in_context:
             self.received = None
 

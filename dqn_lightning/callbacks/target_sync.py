@@ -15,10 +15,10 @@ from dqn_lightning.types import Clock
 class TargetSync(Callback):
     """Callback that periodically syncs the target network with the online network.
 
-    A sync copies the online parameters to the target network, or moves the target parameters
-    towards them. If a sync is due at the same step as an update, it runs after that update. If it
-    is due between two updates, it runs before the second one. If several syncs are due at once, the
-    target parameters are moved once, as far as these syncs would move them.
+    A sync copies the online parameters to the target network (`tau` = 1), or moves the target
+    parameters toward the online parameters (`tau` < 1). A sync that is due at the same step as an
+    update runs after that update. A sync that is due between two updates runs before the second
+    one. Several syncs that are due at once are combined into one sync with the same effect.
 
     Exactly one of the three periods must be given; the others must be null.
 
@@ -26,9 +26,9 @@ class TargetSync(Callback):
         every_n_grad_steps: Number of gradient steps between syncs.
         every_n_env_steps: Number of environment steps between syncs.
         every_n_episodes: Number of finished episodes between syncs. With several ranks, only the
-            episodes of rank 0 are counted, and their number is broadcast at every update.
-        first: Number of gradient steps, environment steps or episodes after which the first sync is
-            due; if null, the first sync is due after one period.
+            episodes of rank 0 are counted, and the count is broadcast at every update.
+        first: Number of gradient steps, environment steps or episodes (the unit of the given
+            period) after which the first sync is due; null for one period.
         tau: Fraction of the distance to the online parameters by which each sync moves the target
             parameters. 1 copies the parameters; smaller values result in Polyak averaging
             (Lillicrap et al. 2016). Buffers are always copied.
@@ -91,7 +91,7 @@ class TargetSync(Callback):
         self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the unit of the period, and the count at which the next sync is due."""
+        """Return the period's unit, and the count in this unit at which the next sync is due."""
         return {"due_at": self._due_at, "unit": self._unit}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -125,7 +125,8 @@ def sync_target(online: nn.Module, target: nn.Module, tau: float = 1.0) -> None:
     Args:
         online: Network from which parameters and buffers are read.
         target: Network to update.
-        tau: Fraction of the distance to the online parameters; 1 copies the parameters.
+        tau: Fraction of the distance to the online parameters by which the target parameters are
+            moved; 1 copies the parameters.
     """
     for parameter, online_parameter in zip(target.parameters(), online.parameters(), strict=True):
         if tau == 1:

@@ -14,10 +14,10 @@ class Timing(Callback):
     """Callback that logs elapsed time, environment steps per second, and time spent per activity.
 
     Each log entry divides the time since the previous entry into shares, one for each activity:
-    stepping the environments, choosing actions, updates (a GPU may still be working when an update
-    returns), and evaluations, including the work of callbacks at the end of an evaluation. The
-    remaining share is spent on sampling, logging and writing files. An entry also contains the
-    total evaluation time since training was started or resumed.
+    stepping the environments, selecting actions, updating, and evaluating. Updating does not
+    include the time for which a GPU is still working after an update has returned. The remaining
+    share is spent on other work, such as sampling, logging and writing files. An entry also
+    contains the total evaluation time in seconds since training was started or resumed.
 
     Args:
         every_s: Minimum number of seconds between log entries.
@@ -78,7 +78,7 @@ class Timing(Callback):
         self._evaluation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Add the duration of an evaluation during training to the total evaluation time."""
+        """Add the duration of an evaluation to the total, if it takes place during training."""
         if pl_module.evaluates_training:
             self._evaluation_s += time.perf_counter() - self._evaluation_started
 
@@ -112,7 +112,7 @@ class Timing(Callback):
         return {**shares, "rest_share": 1 - sum(shares.values())}
 
     def _measure(self, trainer: Trainer, pl_module: DQNModule) -> dict[str, float]:
-        """Return the seconds spent on each activity so far."""
+        """Return the total seconds spent on each activity so far, by name of the activity."""
         collector = trainer.datamodule.dataset.collector
         return {
             "environment": collector.stepping_s,

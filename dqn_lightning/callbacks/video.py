@@ -19,18 +19,18 @@ from dqn_lightning.plots.video import FrameSampler, read_as_gif, write_video
 
 
 class Video(Callback):
-    """Callback that records an evaluation episode as `videos/<env steps>.gif` in the run directory.
+    """Callback that records videos of evaluation episodes in the run directory.
 
-    TensorBoard shows the video as the image `eval/video`. The episode is run in a separate
-    environment after the evaluation, so videos do not affect the run. With several ranks, only
-    rank 0 records videos.
+    A video is saved as `videos/<environment steps>.<format>`, and shown in TensorBoard as the image
+    `eval/video`. The episode is played in a separate environment after the evaluation, so videos do
+    not affect the run. With several ranks, only rank 0 records videos.
 
     Args:
         every_n_env_steps: Number of environment steps between videos. Whenever a multiple of this
             number has been reached, a video is recorded after the next evaluation.
         format: File format. WebP files are smaller; GIF files can be opened by more programs.
-        fps: Maximum number of frames per second. If there are more environment steps per second,
-            the steps in between are skipped.
+        fps: Maximum number of frames per second. If the environment's `render_fps` (environment
+            steps per second) is higher, some steps are left out of the video.
 
     Raises:
         ConfigError: If `every_n_env_steps` or `fps` is not positive.
@@ -56,7 +56,11 @@ class Video(Callback):
         self._directory: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: DQNModule, stage: str) -> None:
-        """Create the environment; if it cannot render, fail before any files are written."""
+        """Create the environment for videos, before any files are written.
+
+        Raises:
+            ConfigError: If the environment cannot render images.
+        """
         if stage == "fit":
             self._reset()
         if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:
@@ -67,7 +71,7 @@ class Video(Callback):
         self._directory = run_directory_of(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Record a video of an episode if a video is due."""
+        """Record a video of one evaluation episode if a video is due."""
         if not pl_module.evaluates_training:
             return
         env_steps, every = pl_module.progress.env_steps, self.every_n_env_steps

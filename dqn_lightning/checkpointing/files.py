@@ -1,9 +1,9 @@
 """Write files atomically, and check checkpoint files for damage before they are loaded.
 
 Files written by `torch.save` are zip archives, which contain a CRC-32 checksum for each record. The
-names of some files also contain the start of a SHA-256 digest of the whole file. Files are loaded
-with `weights_only=True`, which never executes code from them. They may therefore contain only
-tensors and plain values: None, booleans, numbers, strings, and containers of these.
+name of a file written by `save_with_digest` also contains the start of the file's SHA-256 digest.
+Files are loaded with `weights_only=True`, which never executes code from a file. They may therefore
+contain only tensors and plain values: None, booleans, numbers, strings, and containers of these.
 """
 
 import hashlib
@@ -27,7 +27,10 @@ _TEMPORARY_PREFIX = ".tmp-"
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; on success, rename it to `path`; after an error, delete it.
+    """Yield a temporary path, for use in a `with` block that writes a file.
+
+    If the block succeeds, the temporary file is renamed to `path`; otherwise, it is deleted.
+
 
     The file is synced to disk before it is renamed, so after a crash `path` contains either the
     complete old file or the complete new file. The temporary path has the same suffix as `path`,
@@ -49,7 +52,7 @@ def finalize(unfinished: Path, path: Path) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return the temporary path for writing `path`; its file name starts with a dot."""
+    """Return the path of the hidden temporary file in which the content of `path` is prepared."""
     return path.with_name(f"{_TEMPORARY_PREFIX}{path.name}")
 
 
@@ -83,7 +86,7 @@ def save(value: Any, path: Path) -> None:
 
 
 def save_with_digest(value: Any, directory: Path, prefix: str) -> str:
-    """Write tensors and plain values to a file whose name contains a digest of its content.
+    """Write tensors and plain values atomically to a file whose name ends in a SHA-256 digest.
 
     Args:
         value: Value to write.
@@ -91,7 +94,8 @@ def save_with_digest(value: Any, directory: Path, prefix: str) -> str:
         prefix: Start of the file name.
 
     Returns:
-        The file name, `<prefix>-<digest>.pt`.
+        The file name, `<prefix>-<digest>.pt`. The digest of the file's content is shortened to 12
+        hexadecimal digits.
 
     Raises:
         OSError: If the file cannot be written.
@@ -107,7 +111,7 @@ def save_with_digest(value: Any, directory: Path, prefix: str) -> str:
 
 
 def link(path: Path, name: str) -> None:
-    """Create a hard link in the file's directory, or a copy if hard links are not supported.
+    """Create a hard link next to a file, or a copy if hard links are not supported.
 
     Args:
         path: Existing file.
@@ -162,7 +166,8 @@ def read(path: Path, source: str) -> Any:
         source: Flag or file that refers to `path`, for error messages.
 
     Raises:
-        ConfigError: If the file contains anything other than tensors and plain values.
+        ConfigError: If the file cannot be loaded, for example because it contains anything other
+            than tensors and plain values.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -171,7 +176,7 @@ def read(path: Path, source: str) -> Any:
 
 
 def check_records(path: Path, source: str) -> None:
-    """Compare each record of a checkpoint file with its CRC-32 checksum.
+    """Check that each record of a checkpoint file matches the CRC-32 checksum of the record.
 
     Args:
         path: File to check.
@@ -206,7 +211,7 @@ def _is_directory(record: zipfile.ZipInfo) -> bool:
 
 
 def check_digest(path: Path, source: str) -> None:
-    """Compare the content of a file with the digest in its name.
+    """Check that the content of a file matches the digest in the file name.
 
     Args:
         path: File to check.
@@ -224,7 +229,7 @@ def check_digest(path: Path, source: str) -> None:
 
 
 def check_output(flag: str, path: Path, suffixes: Sequence[str]) -> None:
-    """Check that an output file can be written, before a command does any other work.
+    """Check the path of an output file; commands call this before they do any other work.
 
     Args:
         flag: Flag that specifies the file, for error messages.

@@ -1,4 +1,4 @@
-"""The module's state in a checkpoint, and the format version of checkpoints."""
+"""Write and read the state of `DQNModule` in checkpoints; define the checkpoint format version."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,12 +20,16 @@ KEY = "dqn_lightning"
 def module_state(
     progress: RunProgress, means: RunningMeans, optimizers: Sequence[Optimizer]
 ) -> dict[str, Any]:
-    """Return the module's state to save: progress, running means and optimizer settings.
+    """Return the state of `DQNModule` for a checkpoint, in addition to weights and optimizer state.
 
     Args:
-        progress: Numbers of environment steps, episodes and updates so far.
-        means: Running means of training values since the last log entry.
-        optimizers: List that contains the module's optimizer; empty if there is none.
+        progress: Counts of environment steps, episodes and updates so far.
+        means: Running means of the training metrics since the last log entry.
+        optimizers: List that contains the module's optimizer; empty if it has no optimizer.
+
+    Returns:
+        Dict with the format version, the progress, the means, and, if there is an optimizer, its
+        class name and settings.
     """
     return {
         "format": FORMAT_VERSION,
@@ -36,14 +40,17 @@ def module_state(
 
 
 def read_module_state(checkpoint: dict[str, Any], optimizer: Optimizer | None) -> dict[str, Any]:
-    """Return the module's state from a checkpoint.
+    """Return the state of `DQNModule` from a checkpoint.
 
-    The weights of a checkpoint written before format 1 can be evaluated, but training cannot resume
-    from such a checkpoint.
+    A checkpoint written before version 1 of the format can be evaluated, but training cannot resume
+    from it.
 
     Args:
         checkpoint: Content of the checkpoint.
-        optimizer: Optimizer of the training run that resumes; None if no training resumes.
+        optimizer: Optimizer of the run that resumes; None if the weights are only evaluated.
+
+    Returns:
+        Dict as returned by `module_state`; before format 1, it contains only progress and means.
 
     Raises:
         ConfigError: If the format is not supported, or if training cannot resume because the
@@ -63,7 +70,11 @@ def read_module_state(checkpoint: dict[str, Any], optimizer: Optimizer | None) -
 
 
 def _read_first_format(checkpoint: dict[str, Any], optimizer: Optimizer | None) -> dict[str, Any]:
-    """Return the module's state from a checkpoint written before format 1."""
+    """Return the state of `DQNModule` from a checkpoint written before version 1 of the format.
+
+    Raises:
+        ConfigError: If `optimizer` is given, because training cannot resume from such a checkpoint.
+    """
     if optimizer is not None:
         raise ConfigError(
             "--ckpt_path: the checkpoint was written before format 1, so a run cannot resume from "

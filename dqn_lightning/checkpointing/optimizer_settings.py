@@ -18,17 +18,17 @@ def is_plain(value: Any) -> bool:
 
 
 def only_plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries with plain values, which `torch.load(weights_only=True)` can load."""
+    """Return the entries whose values `torch.load(weights_only=True)` can load (see `is_plain`)."""
     return {name: value for name, value in values.items() if is_plain(value)}
 
 
 def optimizer_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimizer's default settings that are plain values, such as `lr`."""
+    """Return the settings of an optimizer (`defaults`) that are plain values, such as `lr`."""
     return only_plain(optimizer.defaults)
 
 
 def describe_optimizer(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Return the first optimizer's class name and settings, or an empty dict if there is none."""
+    """Return the class name and settings of the first optimizer; an empty dict if none is given."""
     if not optimizers:
         return {}
     settings = optimizer_settings(optimizers[0])
@@ -36,7 +36,7 @@ def describe_optimizer(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
 
 
 def check_same_optimizer(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Check that a checkpoint was saved with an optimizer of the same class.
+    """Check that the optimizer of a checkpoint has the same class as the optimizer of this run.
 
     Args:
         saved: Module state from the checkpoint, which contains the saved class name.

@@ -11,14 +11,14 @@ from dqn_lightning.errors import ConfigError
 
 
 def redistribute(replay: Any, saved: Sequence[SavedState]) -> None:
-    """Append this rank's share of the rows saved by all ranks to this rank's replay.
+    """Fill this rank's replay with its share of the rows saved by all ranks of the previous run.
 
     Args:
         replay: Replay of this rank.
         saved: States saved by the ranks of the previous run, one per rank.
 
     Raises:
-        ConfigError: If the number of environments per rank differs from the saved replays.
+        ConfigError: If the number of environments per rank differs from that of the previous run.
     """
     for columns in _shares(saved):
         num_envs = columns["action"].shape[1]
@@ -31,10 +31,10 @@ def redistribute(replay: Any, saved: Sequence[SavedState]) -> None:
 
 
 def _shares(saved: Sequence[SavedState]) -> Iterator[dict[str, Tensor]]:
-    """Yield this rank's share of each piece as columns [T, N, …], oldest rows first.
+    """Yield this rank's share of each piece, a file with consecutive rows of a saved replay.
 
-    A piece is a file with consecutive rows of a saved replay. Oldest rows come first, because the
-    replay overwrites rows in the order of insertion.
+    Pieces with the oldest rows come first, because the replay overwrites rows in the order of
+    insertion. Each share is a dict of columns [T, N, …] for T steps of N environments.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     pieces = [(piece, state) for state in saved for piece in state.pieces]

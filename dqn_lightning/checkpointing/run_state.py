@@ -23,11 +23,11 @@ class ResumeSettings:
     """Settings for resuming a run from a checkpoint.
 
     Args:
-        require_replay: Whether to raise an error if state files are missing or damaged. If false,
-            such a run resumes with an empty replay and new episodes.
+        require_replay: Whether to raise an error if the saved state is missing or damaged, or does
+            not fit the run. If false, the run then resumes with an empty replay and new episodes.
         redistribute_replay: Whether to redistribute the saved replays if the number of ranks has
-            changed, instead of raising an error. Such a run does not resume bit-exactly: its
-            environments are reset and its random generators are seeded again.
+            changed. If false, an error is raised instead. After a redistribution, the run is not
+            bit-exact, because environments are reset and random generators are seeded again.
     """
 
     require_replay: bool = True
@@ -35,32 +35,47 @@ class ResumeSettings:
 
 
 class RunCollector(Protocol):
-    """Protocol for a collector whose state can be saved and restored."""
+    """Protocol for a collector whose state can be saved and restored.
+
+    A collector steps the environments and writes the steps to the replay.
+
+    Attributes:
+        progress: Counts of environment steps, episodes and updates.
+        replay: Replay to which the collector writes.
+    """
 
     progress: RunProgress
     replay: Any
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of environments, actor and replay, excluding the replay's rows."""
+        """Return the state of environments, actor and replay, excluding the rows of the replay."""
         ...
 
     def load_state_dict(
         self, state: dict[str, Any], rows: Iterable[tuple[range, dict[str, Tensor]]]
     ) -> str | None:
-        """Restore the state; return the reason if environments had to be reset, else None."""
+        """Restore the state of environments, actor and replay.
+
+        Args:
+            state: State returned by `state_dict`.
+            rows: Rows of the replay (see `restore_collector`).
+
+        Returns:
+            The reason why the environments had to be reset; None if they were restored.
+        """
         ...
 
 
 def capture(
     collector: RunCollector, rng: torch.Generator, buffers: dict[str, Tensor], env: dict[str, str]
 ) -> dict[str, Any]:
-    """Return this rank's state, excluding the rows of its replay.
+    """Return the state that this rank needs to resume, excluding the rows of its replay.
 
     Args:
         collector: Collector of this rank.
         rng: Random generator for the noise in updates.
         buffers: Persistent buffers of the module by name; they may differ between ranks.
-        env: Values of the flags that determine the environments, by flag name.
+        env: Values of the command-line flags that determine the environments, by flag name.
     """
     return {
         "format": FORMAT_VERSION,
@@ -78,11 +93,11 @@ def check(state: dict[str, Any], collector: RunCollector, env: dict[str, str]) -
     Args:
         state: Saved state.
         collector: Collector of this run.
-        env: This run's values of the flags that determine the environments, by flag name.
+        env: This run's values of the command-line flags that determine the environments.
 
     Raises:
-        ConfigError: If the format, the environments or the size of the replay differ, or if the
-            saved rows are incomplete or belong to another run.
+        ConfigError: If the saved format, environments or replay size differ from those of this run,
+            or if the saved rows of the replay are incomplete or belong to another run.
     """
     check_origin(state, env)
     try:
@@ -94,15 +109,15 @@ def check(state: dict[str, Any], collector: RunCollector, env: dict[str, str]) -
 
 
 def check_origin(state: dict[str, Any], env: dict[str, str]) -> None:
-    """Check that a saved state's format, environments and rows are valid for this run.
+    """Check that a saved state fits this run, but allow a replay of another size.
 
     Args:
         state: Saved state.
-        env: This run's values of the flags that determine the environments, by flag name.
+        env: This run's values of the command-line flags that determine the environments.
 
     Raises:
-        ConfigError: If the format or the environments differ, or if the saved rows are incomplete
-            or belong to another run.
+        ConfigError: If the saved format or environments differ from those of this run, or if the
+            saved rows of the replay are incomplete or belong to another run.
     """
     if state.get("format") != FORMAT_VERSION:
         raise ConfigError(
@@ -118,12 +133,13 @@ def check_origin(state: dict[str, Any], env: dict[str, str]) -> None:
 def _check_rows(pieces: Sequence[Sequence[Any]], pending: int) -> None:
     """Check that the pieces of a replay are consecutive and end with the pending vector step.
 
-    A piece is a file with consecutive rows. The pending vector step is the newest vector
-    step, for which no action has been taken yet.
+    A vector step is one step of all environments of a rank, and a piece is a file that contains
+    consecutive vector steps. The pending vector step is the newest one: no action has been taken
+    for it yet.
 
     Args:
         pieces: First vector step, end (exclusive) and file name of each piece, oldest first.
-        pending: Number of the pending vector step.
+        pending: Index of the pending vector step.
 
     Raises:
         ConfigError: If vector steps are missing, or are newer than the pending vector step.
@@ -149,12 +165,12 @@ def restore_collector(
     Args:
         state: State returned by `capture`.
         collector: Collector to restore.
-        rows: Rows of the replay, as pairs of a range of T vector-step numbers and the columns
-            [T, N, …] for these steps.
+        rows: Rows of the replay, oldest first: pairs of a range of T vector steps (steps of all N
+            environments) and the columns [T, N, …] of these steps, by name.
 
     Returns:
-        Why the environments had to be reset, which truncates their episodes, or None if they were
-        restored.
+        The reason why the environments had to be reset; None if they were restored. A reset
+        truncates the episodes in progress.
     """
     failure = collector.load_state_dict(state["collector"], rows)
     collector.progress.load_state_dict(state["progress"])
@@ -166,8 +182,8 @@ def restore_generators(
 ) -> None:
     """Restore the global random generators, `rng` and the module's buffers in place.
 
-    CUDA generators are not restored if the number of devices differs, and `rng` is not restored if
-    its state was saved on another type of device.
+    CUDA generators are not restored if the number of CUDA devices has changed. `rng` is not
+    restored if its state was saved on another type of device.
 
     Args:
         state: State returned by `capture`.
@@ -188,7 +204,7 @@ def restore_generators(
 
 
 def _generator_states() -> dict[str, Any]:
-    """Return the states of the global random generators."""
+    """Return the states of the global generators of Python, NumPy, PyTorch and CUDA, by name."""
     version, words, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),

@@ -1,8 +1,7 @@
 """Convert state to plain values and tensors, which `torch.load(weights_only=True)` accepts.
 
-NumPy arrays and scalars, tuples, lists, deques, dicts with any keys, and NumPy's random generators
-are converted to dicts that contain the name of the type. `from_plain` restores the original values
-exactly.
+NumPy arrays, scalars and random generators, and tuples, lists, deques and dicts are converted to
+dicts that contain the name of the original type. `from_plain` restores the original values exactly.
 """
 
 from collections import deque
@@ -16,11 +15,11 @@ _PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
 
 
 class NotSerializableError(TypeError):
-    """Error for a value that contains an object of an unsupported type."""
+    """Error raised by `to_plain` for a value that contains an object of an unsupported type."""
 
 
 def to_plain(value: Any) -> Any:
-    """Convert a value to tensors and plain values, nested in lists and dicts.
+    """Convert a value to nested dicts and lists of tensors and plain values.
 
     Raises:
         NotSerializableError: If the value contains an object of an unsupported type.

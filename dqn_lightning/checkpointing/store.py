@@ -1,10 +1,10 @@
 """Store the state of a run beside its checkpoints, and delete files that are no longer needed.
 
-A run directory contains checkpoints (`*.ckpt`) and a directory `state/rank-N/` for each rank. A
-checkpoint refers to one state file per rank. A state file refers to pieces, which are files with
-consecutive rows of the replay. Complete rows never change, so a piece of complete rows is written
-only once and shared by later checkpoints. The time to save therefore depends only on the number of
-new rows.
+A run directory contains checkpoints (`*.ckpt`) and a directory `state/rank-N/` for each rank N. A
+checkpoint refers to one state file per rank. A state file refers to pieces: files that contain
+consecutive vector steps of the replay. A vector step consists of one row for each environment of
+the rank. Only the newest rows can still change, so a full piece without these rows is written once
+and shared by later checkpoints. The time to save therefore depends only on the number of new rows.
 """
 
 import itertools
@@ -22,13 +22,13 @@ REFERENCE_KEY = "full_state"
 """Key under which a checkpoint contains the names of its state files."""
 
 PIECE_BYTES = 2 * 2**20
-"""Target size of a complete piece of the replay, in bytes."""
+"""Target size of a full piece of the replay, in bytes."""
 
 _NUMBERED_PREFIX = "env_steps-"
 
 
 class Piece(NamedTuple):
-    """A file with consecutive rows of the replay.
+    """Name and range of a file that contains consecutive vector steps of the replay.
 
     Attributes:
         start: Index of the first vector step in the file.
@@ -42,7 +42,7 @@ class Piece(NamedTuple):
 
 
 class SavedState:
-    """State saved by one rank; the constructor checks all files for damage.
+    """State saved by one rank; the constructor loads the state file and checks all pieces.
 
     Args:
         run_directory: Run directory that contains the checkpoint.
@@ -69,12 +69,12 @@ class SavedState:
             files.check_digest(self._directory / piece.name, source)
 
     def read(self, piece: Piece) -> dict[str, Tensor]:
-        """Return the rows of a piece, as columns [T, N, …]."""
+        """Return the rows of a piece as columns [T, N, …] for T vector steps of N environments."""
         rows: dict[str, Tensor] = files.read(self._directory / piece.name, self._source)
         return rows
 
     def rows(self) -> Iterator[tuple[range, dict[str, Tensor]]]:
-        """Yield each piece's range of vector-step numbers and its columns [T, N, …]."""
+        """Yield the range of vector steps and the columns [T, N, …] of each piece, oldest first."""
         for piece in self.pieces:
             yield range(piece.start, piece.stop), self.read(piece)
 
@@ -97,9 +97,10 @@ class RankStore:
         self._references: dict[tuple[Path, int], tuple[int, set[str]]] = {}
 
     def share_pieces(self, saved: SavedState, replay: Any) -> None:
-        """Reuse a restored state's complete pieces in later checkpoints in this run directory.
+        """Let later checkpoints refer to pieces (files of replay rows) of a restored state.
 
-        A state that was restored from another run directory is ignored.
+        Pieces that can still change are not shared. A state that was restored from another run
+        directory is ignored, because its files are not in this directory.
 
         Args:
             saved: State that was restored.
@@ -122,7 +123,7 @@ class RankStore:
         Args:
             state: State of this rank, excluding the rows of its replay.
             replay: Replay of this rank, with attributes `times`, `read` and `step_bytes`.
-            env_steps: Number of environment steps so far; the file name starts with it.
+            env_steps: Number of environment steps so far, with which the file name starts.
 
         Returns:
             Name of the state file.
@@ -201,22 +202,21 @@ def state_directory(run_directory: Path, rank: int) -> Path:
 
 
 def numbered_checkpoint(run_directory: Path, env_steps: int) -> Path:
-    """Return the path of the checkpoint whose name contains this number of environment steps."""
+    """Return the path of the numbered checkpoint, `env_steps-<env_steps>.ckpt`."""
     return run_directory / f"{_NUMBERED_PREFIX}{env_steps}.ckpt"
 
 
 def keep_newest(last: Path, env_steps: int, keep_last: int) -> None:
-    """Link the last checkpoint to a numbered name, and delete old numbered checkpoints.
+    """Create a numbered link to the last checkpoint, and delete old numbered checkpoints.
 
-    A numbered name contains the number of environment steps, such as `env_steps-1000.ckpt`.
-
-    If the run resumed from an earlier checkpoint, numbered checkpoints with more environment steps
-    belong to the abandoned continuation, and are deleted too.
+    The link's name contains the number of environment steps, for example `env_steps-1000.ckpt`.
+    Numbered checkpoints with more environment steps than the last checkpoint are also deleted: the
+    run was resumed from an earlier checkpoint, so they belong to an abandoned continuation.
 
     Args:
         last: Path of the last checkpoint.
         env_steps: Number of environment steps at which the last checkpoint was saved.
-        keep_last: Number of numbered checkpoints to keep.
+        keep_last: Number of most recent numbered checkpoints to keep.
     """
     files.link(last, numbered_checkpoint(last.parent, env_steps).name)
     by_env_steps = {
@@ -229,13 +229,17 @@ def keep_newest(last: Path, env_steps: int, keep_last: int) -> None:
 
 
 def _steps_per_piece(replay: Any) -> int:
-    """Return the number of vector steps in a complete piece (file) of the saved replay."""
+    """Return the number of vector steps in a full piece (file) of the saved replay, at least 1."""
     step_bytes: int = replay.step_bytes
     return max(1, PIECE_BYTES // step_bytes)
 
 
 def _read_references(path: Path, run_directory: Path, rank: int) -> set[str]:
-    """Return the names of the state file and the pieces that a checkpoint uses for a rank."""
+    """Return the names of a rank's files (state file and pieces) to which a checkpoint refers.
+
+    Raises:
+        ConfigError: If the checkpoint or the state file is damaged.
+    """
     reference = files.load(path, "checkpoint").get(REFERENCE_KEY)
     by_rank = [] if reference is None else reference["files"]
     if rank >= len(by_rank):

@@ -1,4 +1,4 @@
-"""CartPole wrappers used by the tutorials: images of the area around the cart, shaped reward."""
+"""CartPole wrappers used by the tutorials: images of the cart's surroundings, shaped reward."""
 
 from typing import Any
 
@@ -23,14 +23,14 @@ _UNCHANGED_RENDER = {gym.Wrapper.render, OrderEnforcing.render, PassiveEnvChecke
 
 
 class CartPoleScreen(gym.ObservationWrapper[Any, Any, Any]):
-    """Wrapper that replaces the observation by a uint8 image of the window around the cart.
+    """Wrapper that replaces observations with uint8 images of a window around the cart.
 
     The window is part of the rendered screen. It is centered on the cart but stays inside the
     screen, and is downsampled (bicubic, antialiased). If the screen has 400 rows and 600 columns of
     pixels (the default), a height of 40 results in a width of 90.
 
     For Gymnasium's own CartPole, `CartPolePainter` draws only the window, with identical pixels.
-    The whole screen is rendered if the environment is another CartPole, or if an inner wrapper
+    The whole screen is rendered if CartPole was modified or subclassed, or if an inner wrapper
     changes the rendered frame.
 
     Args:
@@ -71,7 +71,7 @@ class CartPoleScreen(gym.ObservationWrapper[Any, Any, Any]):
             self._painter = CartPolePainter.shared(width, height, grayscale)
 
     def observation(self, observation: Any) -> NDArray[np.uint8]:
-        """Return the current image of the window around the cart; the argument is ignored."""
+        """Return the current image [height, width, 1 or 3] of the window; ignore the argument."""
         # Checked each time, because a wrapper may change the pole's length in each episode.
         if self._painter and can_draw(self._cartpole, self._width):
             position, _, angle, _ = self._cartpole.state
@@ -101,7 +101,7 @@ def _renders_unchanged(env: gym.Env[Any, Any]) -> bool:
 
 
 def crop_around_cart(screen: Image.Image, position: float, track: float) -> Image.Image:
-    """Crop the window around the cart from a rendered frame, without resizing it.
+    """Return the window around the cart as a crop of a rendered frame, without resizing it.
 
     Args:
         screen: Frame rendered by CartPole.
@@ -122,9 +122,9 @@ def crop_around_cart(screen: Image.Image, position: float, track: float) -> Imag
 class CartPoleShapedReward(gym.Wrapper[Any, Any, Any, Any]):
     """Wrapper that rewards a cart near the center of the track and an upright pole.
 
-    The reward is (X - |x|) / X - 0.8 + (T - |theta|) / T - 0.5, where x and theta are the position
-    and angle of the next state, and X and T are the limits at which an episode terminates. Its
-    maximum is 0.7; it is negative near the limits.
+    The reward is (X - |x|) / X - 0.8 + (T - |theta|) / T - 0.5. Here, x is the cart's position and
+    theta is the pole's angle after the step. An episode terminates when |x| exceeds X or |theta|
+    exceeds T. The reward is at most 0.7, and negative near these limits.
 
     Args:
         env: A CartPole environment whose observations are its state vector [4].

@@ -2,8 +2,8 @@
 
 `CartPoleEnv.render` rounds coordinates to integers. Relative to the window, only a few coordinates
 occur: the top of the pole, for example, has about fifty positions. Therefore, the cart and the pole
-are drawn and downsampled once for each set of coordinates. The result, called a sprite, is cached
-and copied into each image.
+are drawn and downsampled only once for each set of coordinates. The resulting partial image, called
+a sprite, is cached and later copied into the complete images.
 """
 
 from functools import cache, lru_cache
@@ -55,7 +55,7 @@ def can_draw(cartpole: Any, width: int) -> bool:
     """Return whether `CartPolePainter` can draw this environment at this image width.
 
     The environment must be a `CartPoleEnv` (not a subclass) with the original dimensions, and
-    `width` must divide the width of the window.
+    `width` must divide the width of the window, 360 pixels.
     """
     if type(cartpole) is not CartPoleEnv or _VIEW % width:
         return False
@@ -65,10 +65,12 @@ def can_draw(cartpole: Any, width: int) -> bool:
 
 
 class CartPolePainter:
-    """Renderer for the window around the cart; the image equals a crop of the rendered screen.
+    """Renderer for downsampled images of the window around the cart.
+
+    An image is identical to the result of rendering, cropping and downsampling the whole screen.
 
     Args:
-        width: Width of the downsampled image; it must divide the width of the window.
+        width: Width of the downsampled image; it must divide the width of the window, 360 pixels.
         height: Height of the downsampled image.
         grayscale: Whether to draw grayscale images [height, width, 1] instead of RGB images
             [height, width, 3].
@@ -88,15 +90,15 @@ class CartPolePainter:
     @classmethod
     @cache
     def shared(cls, width: int, height: int, grayscale: bool) -> "CartPolePainter":
-        """Return the painter and sprite cache that all environments in this process share."""
+        """Return a painter that all environments in this process share, with its sprite cache."""
         return cls(width, height, grayscale)
 
     def __call__(self, position: float, angle: float) -> NDArray[np.uint8]:
-        """Draw the image [height, width, 3 or 1].
+        """Return the uint8 image [height, width, 1 or 3] for a state of CartPole.
 
         Args:
-            position: Position of the cart.
-            angle: Angle of the pole, in radians.
+            position: Position of the cart in CartPole's units, from -2.4 to 2.4 on the screen.
+            angle: Angle of the pole in radians; 0 is upright.
         """
         middle = position * _SCALE + _WIDTH / 2
         left = min(max(int(middle) - _VIEW // 2, 0), _WIDTH - _VIEW)
@@ -117,13 +119,26 @@ class CartPolePainter:
         return image
 
     def _columns(self, lowest: int, highest: int) -> tuple[int, int]:
-        """Return the range [first, end) of image columns affected by these window columns."""
+        """Return the range [first, end) of image columns that a range of window columns affects.
+
+        Args:
+            lowest: First window column, at full resolution.
+            highest: Last window column (inclusive).
+        """
         first = (lowest - 1) // self._pixels - _REACH  # antialiased lines are a pixel wider
         last = (highest + 1) // self._pixels + _REACH
         return first, last + 1
 
     def _draw_sprite(self, xs: tuple[int, ...], ys: tuple[int, ...]) -> tuple[int, Any]:
-        """Draw a sprite of the cart and the pole; return its first image column and its pixels."""
+        """Draw a sprite of the cart and the pole.
+
+        Args:
+            xs: Columns of the cart and the pole (see `_Canvas.draw`).
+            ys: Rows of the pole.
+
+        Returns:
+            The first image column of the sprite, and its pixels [height, columns, 1 or 3].
+        """
         first, end = self._columns(min(xs), max(xs))
         first = min(max(first, 0), self._width - 1)  # keep one column of a cart beyond the edge
         end = max(min(end, self._width), first + 1)
@@ -132,7 +147,7 @@ class CartPolePainter:
             return first, self._resized(first, end)
 
     def _resized(self, first: int, end: int) -> NDArray[np.uint8]:
-        """Downsample image columns [first, end) exactly as if the whole window were resized."""
+        """Return columns [first, end) of the downsampled window: [height, end - first, 1 or 3]."""
         # Not torchvision's `resize`: it has no argument `box`, with which PIL also reads the
         # pixels next to the box.
         box = first * self._pixels, 0, end * self._pixels, _TOP - _BOTTOM
@@ -146,7 +161,7 @@ class _Canvas:
     """Canvas with the full-resolution window, drawn in the same way as `CartPoleEnv.render`.
 
     Attributes:
-        window: View of the pixels as an image whose first row is at the top.
+        window: Image of the window, with the top row first; it shares memory with the canvas.
     """
 
     def __init__(self) -> None:
@@ -167,9 +182,9 @@ class _Canvas:
         """Draw the cart and the pole.
 
         Args:
-            xs: Columns of the cart's center, left side and right side, and of the pole's four
-                corners.
-            ys: Rows of the pole's four corners.
+            xs: Seven columns in pixels: center, left side and right side of the cart, and the four
+                corners of the pole.
+            ys: Rows of the pole's four corners, in pixels above the bottom of the screen.
         """
         middle, left, right, *pole_xs = xs
         bottom, top = _CART_Y - _HALF_HEIGHT, _CART_Y + _HALF_HEIGHT

@@ -58,7 +58,8 @@ class EnvFactory:
     def make(self) -> gym.Env[Any, Any]:
         """Create one wrapped environment whose state can be saved.
 
-        All other exceptions raised by the environment's constructor or a wrapper are propagated.
+        Exceptions raised by the environment's constructor or by a wrapper are propagated, except in
+        the cases listed below.
 
         Raises:
             ConfigError: If the id is unknown, a package is missing, the keyword arguments do not
@@ -85,10 +86,15 @@ class EnvFactory:
     def make_vector(
         self, num_envs: int, vectorization: Vectorization = "auto"
     ) -> VectorEnv[Any, Any, Any]:
-        """Create a vector environment with `num_envs` environments and spaces converted by `adapt`.
+        """Create a vector environment, with observations and actions converted by `adapt`.
+
+        Args:
+            num_envs: Number of environments.
+            vectorization: How the environments are stepped (see `EnvSettings`).
 
         Raises:
-            ConfigError: If the environments cannot be created or do not support `vectorization`.
+            ConfigError: If the environments cannot be created, do not support `vectorization`, or
+                do not use `AutoresetMode.NEXT_STEP`.
         """
         envs = adapt(self._make_unadapted_vector(num_envs, vectorization))
         mode = envs.metadata.get("autoreset_mode")
@@ -199,9 +205,10 @@ def _wrapper_name(wrapper: Any) -> str:
 
 
 class _NameFailedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Wrapper that adds the environment's index to the messages of exceptions.
+    """Wrapper that converts exceptions to `EnvironmentFailure`, with the environment's index.
 
-    `AsyncVectorEnv` passes only the type and message of an exception to the main process.
+    The index is part of the error message, because `AsyncVectorEnv` passes only the type and the
+    message of an exception to the main process.
     """
 
     def __init__(self, env: gym.Env[Any, Any], index: int) -> None:
@@ -228,24 +235,26 @@ class _NameFailedEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class _WorkerState(gym.Wrapper[Any, Any, Any, Any]):
-    """Wrapper that lets the main process save and restore the environment in a worker process."""
+    """Wrapper that gives the main process access to the environment state in a worker process."""
 
     def __init__(self, env: gym.Env[Any, Any], index: int) -> None:
         super().__init__(env)
         self.index = index
 
     def saved_state(self) -> list[Any]:
-        """Return the environment's state."""
+        """Return the state of this worker's environment, as returned by `env_state`."""
         return env_state(self.env)
 
     def restore_state(self, states: list[Any]) -> str:
-        """Restore the environment's state.
+        """Restore the state of this worker's environment.
+
+        An error is returned instead of raised, because an exception would end the worker process.
 
         Args:
-            states: States of all environments.
+            states: States of the environments of all workers.
 
         Returns:
-            An error message, or an empty string on success. An exception would end the subprocess.
+            An error message, or an empty string on success.
         """
         try:
             load_env_state(self.env, states[self.index])

@@ -21,11 +21,11 @@ def adapt(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
     """Wrap a vector environment so that observations are arrays and actions start at 0.
 
     Images (uint8, [H, W, C] or [H, W]) are converted to [C, H, W]. Discrete observations are
-    converted to vectors of class indices, each starting at 0, and scalars to vectors with one
+    converted to vectors of class indices that start at 0. Scalars are converted to vectors with one
     element. Other observations are unchanged.
 
     Raises:
-        ConfigError: If the actions are not discrete, or an observation is not a single array.
+        ConfigError: If the actions are not discrete, or observations are not single arrays.
     """
     envs = _adapt_actions(envs)
     space, transform = _adapted(envs.single_observation_space)
@@ -35,7 +35,11 @@ def adapt(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
 
 
 def obs_classes(space: spaces.Space[Any]) -> tuple[int, ...] | None:
-    """Return the number of classes for each element of an adapted space; None if not discrete."""
+    """Return the number of classes of each element of a discrete observation; otherwise, None.
+
+    Args:
+        space: Observation space of a single environment, after conversion by `adapt`.
+    """
     if isinstance(space, spaces.MultiDiscrete):
         return tuple(int(n) for n in space.nvec)
     return None
@@ -57,7 +61,15 @@ def _adapt_actions(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
 
 
 def _adapted(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], _Transform | None]:
-    """Return the adapted space, and a function that adapts batches (None if none is needed)."""
+    """Return the converted observation space, and a function that converts observations.
+
+    Returns:
+        The space of observations converted by `adapt`, and a function that converts a batch of
+        observations; None instead of the function if observations are unchanged.
+
+    Raises:
+        ConfigError: If observations are not single arrays.
+    """
     if isinstance(space, spaces.Discrete):
         start = int(space.start)
         return spaces.MultiDiscrete([int(space.n)]), lambda obs: (obs - start)[:, None]

@@ -46,7 +46,7 @@ def as_env_settings(env: Any) -> EnvSettings:
 
     Args:
         env: Settings, a registered id, an environment with a `spec`, or a class or function that
-            creates an environment; a class or function is registered with Gymnasium under its name.
+            creates an environment. A class or function is registered with Gymnasium under its name.
 
     Raises:
         ConfigError: If `env` has another type, or is an environment that cannot be recreated.
@@ -69,7 +69,7 @@ def as_env_settings(env: Any) -> EnvSettings:
 
 
 def _register(make: Callable[..., gym.Env[Any, Any]]) -> str:
-    """Register a class or function under an unused id derived from its name; return the id."""
+    """Return the id of a class or function in Gymnasium's registry; register it if needed."""
     name = getattr(make, "__qualname__", type(make).__name__).replace("<locals>.", "")
     name = "".join(c if c.isalnum() else "-" for c in name)
     for number in itertools.count():
@@ -82,7 +82,11 @@ def _register(make: Callable[..., gym.Env[Any, Any]]) -> str:
 
 
 def _settings_of(env: gym.Env[Any, Any]) -> EnvSettings:
-    """Return settings that recreate an environment created by `gymnasium.make`."""
+    """Return settings that recreate an environment created by `gymnasium.make`.
+
+    Raises:
+        ConfigError: If the environment has no registered `spec`, or has additional wrappers.
+    """
     spec = env.spec
     if spec is None or spec.id not in gym.registry or spec.additional_wrappers:
         problem = "is wrapped" if spec and spec.additional_wrappers else "has no registered spec"

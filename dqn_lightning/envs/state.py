@@ -3,8 +3,8 @@
 An environment consists of layers: the wrappers and the base environment. The state of a layer that
 implements `Stateful` is the value returned by its `state_dict`. The state of Gymnasium's wrappers,
 and of its classic-control and toy-text environments, consists of their attributes. If the state of
-a layer cannot be saved in either way, the environment is wrapped in `RestoreByReplay`, which
-restores it by repeating the actions of the episode in progress.
+a layer cannot be saved in either of these ways, the environment is wrapped in `RestoreByReplay`,
+which restores the environment by repeating the actions of the episode in progress.
 """
 
 import copy
@@ -52,7 +52,7 @@ class Stateful(Protocol):
 
 
 class NotRestorableError(Exception):
-    """Raised if an environment cannot be restored to its saved state."""
+    """Error raised if an environment cannot be restored to its saved state."""
 
 
 def supports_state(env: gym.Env[Any, Any]) -> bool:
@@ -68,7 +68,7 @@ def supports_state(env: gym.Env[Any, Any]) -> bool:
 
 
 def env_state(env: gym.Env[Any, Any]) -> list[Any]:
-    """Return the state of each layer of an environment, outermost first.
+    """Return the state of each layer (wrapper or base environment), outermost first.
 
     Raises:
         NotSerializableError: If the state of a layer cannot be saved.
@@ -77,7 +77,7 @@ def env_state(env: gym.Env[Any, Any]) -> list[Any]:
 
 
 def load_env_state(env: gym.Env[Any, Any], state: list[Any]) -> None:
-    """Restore the state of each layer of an environment.
+    """Restore the state of each layer (wrapper or base environment).
 
     Args:
         env: An environment with the same layers as the saved environment.
@@ -155,9 +155,10 @@ def load_vector_state(envs: VectorEnv[Any, Any, Any], state: dict[str, Any]) -> 
 class RestoreByReplay(gym.Wrapper[Any, Any, Any, Any]):
     """Wrapper that restores an environment by repeating the actions of the episode in progress.
 
-    The saved state consists of the seed of the last reset (or, if it had none, the random generator
-    before the reset), the actions taken since then, and the last observation. Repeating the actions
-    must reproduce this observation; otherwise the environment is not deterministic.
+    The saved state consists of the seed of the last reset, the actions taken since then, and the
+    last observation. If the reset had no seed, the random generator before the reset is saved
+    instead. Repeating the actions must reproduce the last observation; otherwise the environment is
+    not deterministic and cannot be restored.
 
     For an Atari environment, the emulator's state before the last reset is saved instead of the
     random generator. The emulator's current state would not suffice: it does not contain the last
@@ -203,8 +204,8 @@ class RestoreByReplay(gym.Wrapper[Any, Any, Any, Any]):
         """Restore the saved episode by repeating its actions.
 
         Raises:
-            NotRestorableError: If the repeated episode ends too early or reaches a different
-                observation.
+            NotRestorableError: If the repeated episode ends too early, or its last observation
+                differs from the saved one.
         """
         start = state["start"]
         if isinstance(start, bytes):
@@ -225,7 +226,7 @@ class RestoreByReplay(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
-    """Yield the wrappers and the base environment, outermost first.
+    """Yield an environment's wrappers and its base environment, outermost first.
 
     Iteration stops at a `RestoreByReplay` wrapper, which saves the state of everything inside it.
     """
@@ -252,9 +253,13 @@ def _load(layer: Any, state: Any) -> None:
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    """Return the attributes that may change, descending into Gymnasium's helper objects.
+    """Return the values of the attributes that may change, as tensors and plain values, by name.
 
-    An example of a helper object is the running mean in a normalization wrapper.
+    The attributes of Gymnasium's helper objects, such as the running mean in a normalization
+    wrapper, are included.
+
+    Raises:
+        NotSerializableError: If a value has an unsupported type.
     """
     state = {}
     for name, value in vars(owner).items():
@@ -276,7 +281,7 @@ def _load_attributes(owner: Any, state: dict[str, Any]) -> None:
 
 
 def _is_constant(value: Any) -> bool:
-    """Return whether an attribute's value is not saved: configuration, callables, rendering."""
+    """Return whether a value is configuration, a callable or a rendering object (not saved)."""
     configuration = (gym.Env, VectorEnv, Space, EnvSpec, ModuleType, type)
     is_rendering = type(value).__module__.startswith("pygame")
     return isinstance(value, configuration) or callable(value) or is_rendering

@@ -11,14 +11,14 @@ from gymnasium.vector.utils import batch_space
 class SingleVectorEnv(VectorEnv[Any, Any, Any]):
     """Vector environment that contains one environment, faster than `SyncVectorEnv`.
 
-    Infos are empty, and the environment resets in the step after the end of an episode. Each step
+    Info dicts are empty. The environment resets in the step after the end of an episode. Each step
     overwrites the reward, terminated and truncated arrays returned by the previous step.
 
     Args:
         env: Environment to vectorize.
 
     Attributes:
-        ended: Whether the last step ended the episode.
+        ended: Whether the last step ended an episode.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
