@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,16 +37,12 @@ from dqn_lightning.networks.q_network import HeadFactory
 from dqn_lightning.networks.torsos import TorsoFactory
 from dqn_lightning.types import Batch, Clock, Observations, Policy, QValues, RunProgress
 
-AfterUpdate: TypeAlias = Callable[[Clock], None]
-"""Function called after each update, and before an update that follows environment steps."""
-
 
 class DQNModule(LightningModule):
     """LightningModule that trains a deep Q-network on rollouts.
 
     Each Lightning batch is a rollout of many environment steps and updates. To run code during a
-    rollout, append functions to `grad_transforms` (pure functions that transform the gradients
-    before each optimizer step) or to `after_update` (called between updates).
+    rollout, append functions to `grad_transforms` or `after_update`.
 
     Args:
         obs_shape: Shape of one observation with stacked frames, without batch axis.
@@ -77,6 +73,10 @@ class DQNModule(LightningModule):
         evaluation_metrics: Metrics for evaluations and tests; add custom metrics with `add`.
         summary: Result of the latest evaluation; None if there is none or it was stopped early.
         updating_s: Total time spent on updates, in seconds.
+        grad_transforms: Pure functions that map a list of gradients, one tensor per parameter, to a
+            list of new gradients; applied in turn before each optimizer step.
+        after_update: Functions called with the `Clock` after each update, and also before an update
+            that follows environment steps.
 
     Raises:
         ConfigError: If settings are mutually exclusive, the head does not match the objective, or
@@ -119,7 +119,7 @@ class DQNModule(LightningModule):
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         check_objective(self.objective, self.target, torch.zeros(1, *obs_shape))
         self.grad_transforms: list[GradTransform] = []
-        self.after_update: list[AfterUpdate] = []
+        self.after_update: list[Callable[[Clock], None]] = []
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
         self.act_in_train_mode = act_in_train_mode

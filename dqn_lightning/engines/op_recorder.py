@@ -84,7 +84,7 @@ class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped
         return self._tensors.setdefault((*place, tensor.dtype), tensor.detach())
 
     def finish(self, *results: Tensor) -> list[Tensor]:
-        """End the recording; return the tensors that hold the given results after every call."""
+        """End the recording; return the tensors that hold the results after each replay."""
         outputs = [self._canonical(result) for result in results]
         needed = _drop_constant(_drop_unused(self._records, outputs))
         moving: set[int] = set()  # storages that are replaced at every call

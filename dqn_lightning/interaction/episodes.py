@@ -17,15 +17,16 @@ from dqn_lightning.types import Observations, PlayedStep, Policy
 def play_episode(
     collector: Collector, q_values: Callable[[Tensor], Tensor], seed: int
 ) -> Iterator[PlayedStep]:
-    """Play one episode greedily; yield every step, including the final state.
+    """Play one episode greedily; yield an item for each step, and one for the final state.
 
-    The environment is stepped lazily, as the iterator is advanced.
+    The item for the final state has no action. The environment is stepped lazily, as the iterator
+    is advanced.
 
     Args:
         collector: Collector with one environment that renders images, as returned by
             `CollectorFactory.rendering`.
         q_values: Function that maps observations [1, …] to action values [1, A]. It is called once
-            per step.
+            per item.
         seed: Seed for the environment.
 
     Raises:

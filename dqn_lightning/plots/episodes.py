@@ -61,8 +61,8 @@ def draw_dots(axes: Axes, x: NDArray[Any], y: NDArray[np.float64]) -> None:
 
     Args:
         axes: Axes to draw in.
-        x: Horizontal coordinates [N].
-        y: Vertical coordinates [N].
+        x: Horizontal coordinates [P].
+        y: Vertical coordinates [P].
     """
     axes.plot(
         x,
@@ -77,7 +77,7 @@ def draw_dots(axes: Axes, x: NDArray[Any], y: NDArray[np.float64]) -> None:
 
 
 def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Return running means [N], each over a value and up to `window - 1` values before it.
+    """Return running means [P], each over a value and up to `window - 1` values before it.
 
     >>> running_mean(np.array([1.0, 2.0, 6.0]), 2).tolist()
     [1.0, 1.5, 4.0]

@@ -33,10 +33,10 @@ class Band(NamedTuple):
     """Curve with a band around it.
 
     Attributes:
-        env_steps: Environment steps [N] of the N points.
-        middle: Values of the curve [N].
-        low: Lower edge of the band [N].
-        high: Upper edge of the band [N].
+        env_steps: Environment steps [P] of the P points.
+        middle: Values of the curve [P].
+        low: Lower edge of the band [P].
+        high: Upper edge of the band [P].
     """
 
     env_steps: NDArray[np.float64]

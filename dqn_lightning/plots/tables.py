@@ -34,8 +34,8 @@ class Series(NamedTuple):
     """Values of one metric over environment steps.
 
     Attributes:
-        env_steps: Environment steps [N] at which the metric was logged, in ascending order.
-        values: Values of the metric [N], all finite.
+        env_steps: Environment steps [P] at which the metric was logged, in ascending order.
+        values: Values of the metric [P] at these steps, all finite.
     """
 
     env_steps: NDArray[np.float64]
