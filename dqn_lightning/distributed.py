@@ -4,6 +4,7 @@ All ranks must call a collective at the same point of the run. In a single proce
 returns its input or leaves it unchanged.
 """
 
+import atexit
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -122,6 +123,18 @@ def values_of_rank_zero(tensors: Iterable[Tensor]) -> Iterator[None]:
     yield
     for tensor, value in zip(tensors, own_values, strict=True):
         tensor.copy_(value)
+
+
+@atexit.register
+def destroy_process_group() -> None:
+    """Destroy the process group, if there is one; called when the interpreter exits.
+
+    A thread of a gloo group may be the last to release a tensor, for which it needs the
+    interpreter. If the interpreter is being finalized at that time, the process aborts. Lightning
+    destroys groups of the backend nccl only.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _device() -> torch.device:

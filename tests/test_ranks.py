@@ -4,6 +4,7 @@ import copy
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from functools import partial
@@ -34,13 +35,37 @@ from dqn_lightning.networks import MLP, QNetwork, ValueHead
 from dqn_lightning.replay import Prioritized
 from dqn_lightning.schedules import Constant, Linear
 from dqn_lightning.types import Batch
-from tests.helpers.processes import fit_in_ranks, in_ranks
+from tests.helpers.processes import finish, fit_in_ranks, in_ranks
 from tests.helpers.settings import make_datamodule
 from tests.helpers.states import differences, read_run
 
 pytestmark = pytest.mark.processes
 
 # Collectives ------------------------------------------------------------------------------------
+
+LIST_THREADS_AT_EXIT = """
+import atexit, pathlib, time
+
+def threads():
+    return [(task / "comm").read_text() for task in pathlib.Path("/proc/self/task").iterdir()]
+
+atexit.register(lambda: print(*threads()))
+
+import torch.distributed as dist
+import dqn_lightning.distributed
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+while not any("gloo" in name for name in threads()):  # a new thread first has its parent's name
+    time.sleep(0.01)
+print(*threads(), "exit")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lists threads in /proc")
+def test_threads_of_a_process_group_have_ended_when_the_interpreter_exits() -> None:
+    result = finish([sys.executable, "-c", LIST_THREADS_AT_EXIT])
+    before, after = result.stdout.split("exit")
+    assert "gloo" in before
+    assert "gloo" not in after
 
 
 def test_collectives_return_their_input_in_a_single_process() -> None:
