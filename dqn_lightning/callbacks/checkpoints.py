@@ -18,6 +18,9 @@ from dqn_lightning.interaction.rollouts import Rollout
 from dqn_lightning.module import DQNModule
 from dqn_lightning.types import Clock
 
+_WITHOUT_METRICS = ("dqn_lightning.", "lightning.")
+"""Packages whose callbacks log no metrics that can be monitored."""
+
 
 class Checkpoints(Checkpoint):
     """Callback that saves the best weights as `best.ckpt` and the state of the run as `last.ckpt`.
@@ -72,9 +75,14 @@ class Checkpoints(Checkpoint):
         self._directory: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: DQNModule, stage: str) -> None:
-        """Discard the best score of an earlier fit in which the same callback was used."""
+        """Discard the best score of an earlier fit in which the same callback was used.
+
+        Raises:
+            ConfigError: If nothing logs the monitored metric.
+        """
         if stage == "fit":
             self.best = self.best_env_steps = None
+            self._check_monitor(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Start both intervals; discard a restored best score if `best.ckpt` does not exist."""
@@ -132,6 +140,17 @@ class Checkpoints(Checkpoint):
         """Restore the best score and the environment step at which it was reached."""
         self.best = state_dict["best"]
         self.best_env_steps = state_dict["best_env_steps"]
+
+    def _check_monitor(self, trainer: Trainer, pl_module: DQNModule) -> None:
+        """Check the monitored metric, unless a user's class could log it."""
+        packages = [type(each).__module__ for each in (pl_module, *trainer.callbacks)]
+        if not all(package.startswith(_WITHOUT_METRICS) for package in packages):
+            return
+        names = [f"eval/{name}" for name in pl_module.evaluation_metrics.names]
+        if self.monitor not in names:
+            raise ConfigError(
+                f"checkpoints.monitor: no metric {self.monitor}; use {', '.join(names)}"
+            )
 
     def _count_periods(self, env_steps: int) -> int:
         return 0 if self.every_n_env_steps is None else env_steps // self.every_n_env_steps

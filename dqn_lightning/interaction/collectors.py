@@ -67,6 +67,10 @@ class CollectorFactory:
             self.env_factory.wrappers if evaluation.wrappers is None else evaluation.wrappers,
         )
         self._read_spaces()
+        if self.eval_env_factory != self.env_factory:
+            envs = self.eval_env_factory.make_vector(1, "single")
+            envs.close()
+            self._check_eval_shape(envs.single_observation_space.shape)
 
     def _read_spaces(self) -> None:
         envs = self.env_factory.make_vector(1, "single")
@@ -153,16 +157,18 @@ class CollectorFactory:
         self, factory: EnvFactory, num_envs: int, vectorization: Vectorization, epsilon: float
     ) -> Collector:
         envs = self._make_envs(factory, num_envs, vectorization)
-        shape = envs.single_observation_space.shape
+        self._check_eval_shape(envs.single_observation_space.shape)
+        capacity = (self._replay.frame_stack + 2) * num_envs
+        replay = self._make_replay(capacity, num_envs, np.random.SeedSequence(0), n_step=1)
+        actor = EpsilonGreedy(Constant(epsilon), self.num_actions, np.random.default_rng(0))
+        return self._collector(envs, replay, actor, 1, RunProgress())
+
+    def _check_eval_shape(self, shape: tuple[int, ...] | None) -> None:
         if shape != self.frame_shape:
             raise ConfigError(
                 f"data.evaluation.wrappers: evaluation observations have shape {shape}, training "
                 f"observations {self.frame_shape}"
             )
-        capacity = (self._replay.frame_stack + 2) * num_envs
-        replay = self._make_replay(capacity, num_envs, np.random.SeedSequence(0), n_step=1)
-        actor = EpsilonGreedy(Constant(epsilon), self.num_actions, np.random.default_rng(0))
-        return self._collector(envs, replay, actor, 1, RunProgress())
 
     def _collector(
         self,

@@ -99,6 +99,11 @@ class EvaluationMetrics:
         # as it is for returns and lengths where every step has a reward of 1.
         self._metrics = MetricCollection(dict[str, Any](statistics), compute_groups=False)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of all metrics; a metric that computes a dictionary is logged under its keys."""
+        return [str(name) for name in self._metrics]
+
     def add(self, **metrics: Metric) -> None:
         """Add metrics; each keyword is the name under which the metric is logged.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -220,6 +221,11 @@ class PreloadedCheckpointIO(TorchCheckpointIO):
 _NO_CONFIG_FILE = re.compile(r"""Parser key "(.*)":\s*Unable to load config ['"](.*)['"]""")
 
 
+_TYPE = re.compile(r"<class '(?:[\w.]+\.)?(\w+)'>|typing\.|collections\.abc\.")
+_DETAILS = ("Subtypes: ", "Errors:", "Expected a", "Given value")
+"""First words of the lines of a message of jsonargparse that `in_one_line` leaves out."""
+
+
 class _Parser(LightningArgumentParser):
     """Parser that raises an error instead of printing its usage, which exceeds 100 lines."""
 
@@ -240,8 +246,34 @@ class _Parser(LightningArgumentParser):
         if unknown := re.match("unrecognized arguments: (--[^ =]+)", message):
             similar = get_close_matches(unknown[1], parser._option_string_actions, n=1)
             message += "".join(f"; did you mean {flag}?" for flag in similar)
-        message = re.sub(r'Parser key "([^"]*)":\s*', r"\1: ", message)
+        message = in_one_line(re.sub(r'Parser key "([^"]*)":\s*', r"\1: ", message))
         raise ConfigError(f"{message}; see {parser.prog.replace(' [options]', '')} --help") from ex
+
+
+def in_one_line(message: str) -> str:
+    r"""Shorten jsonargparse's message about an invalid value to one line.
+
+    Such a message lists the types of the setting, and why the value matches none of them. If the
+    value names a class, only the problem with this class matters.
+
+    >>> in_one_line(
+    ...     "n_step: Does not validate against any of the Union subtypes\n  Errors:\n"
+    ...     "    - Expected a <class 'int'>\n    - Expected a <class 'NoneType'>\n"
+    ...     "  Given value type: <class 'str'>\n  Given value: many"
+    ... )
+    "n_step: expected int or None, got 'many'"
+    """
+    message = re.sub(r"- Expected a path but .* not accessible or invalid\n?\s*", "", message)
+    if problem := re.search(r"- Problem with given class_path .*", message, re.DOTALL):
+        flag = message.partition(": ")[0]
+        message = f"{flag}: {problem[0].removeprefix('- ')}"
+    elif expected := re.findall(r"Expected an? (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE):
+        flag, given = message.partition(": ")[0], re.split("(?:Given|Got) value: ", message)[-1]
+        *others, last = [_TYPE.sub(r"\1", kind).replace("NoneType", "None") for kind in expected]
+        types = f"{', '.join(others)} or {last}" if others else last
+        message = f"{flag}: expected {types}, got {given!r}"
+    lines = [line.strip().removeprefix("- ") for line in message.replace(": - ", ": ").splitlines()]
+    return " ".join(line for line in lines if not line.startswith(_DETAILS))
 
 
 class CommandLine(LightningCLI):
@@ -316,8 +348,20 @@ class CommandLine(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except ConfigError:
             raise
-        except ValueError as error:
-            raise ConfigError(f"trainer: {error}") from error
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise ConfigError(self._with_trainer_flag(str(error))) from error
+
+    def _with_trainer_flag(self, message: str) -> str:
+        """Return a message of Lightning's, preceded by the trainer's flag whose name it contains.
+
+        If it contains no name of a flag, the flag is the one whose value it contains.
+        """
+        settings = vars(self.setting("trainer"))
+        words = re.findall(r"\w+", message)
+        named = [word for word in words if word in settings]
+        named += [name for name, value in settings.items() if value in words]
+        flag = ".".join(["trainer", *named[:1]])
+        return f"{flag}: {' '.join(message.split())}"
 
     def _with_flag(
         self, error: ConfigError, class_type: Callable[..., Any], arguments: dict[str, Any]

@@ -56,6 +56,6 @@ def assert_rejected(
     assert main(arguments, default_configs) == 2
     error = capsys.readouterr().err
     assert re.search(words, error), error
-    assert "error: " in error
+    assert error.splitlines()[-1].startswith("error: ")  # one line, after messages of the log
     assert "Traceback" not in error
     assert "usage: " not in error
