@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from dqn_lightning import distributed
+from dqn_lightning.checkpointing.checkpoint_io import use_atomic_checkpoints
 from dqn_lightning.checkpointing.run_state import ResumeSettings
 from dqn_lightning.envs import EnvSettings, as_env_settings, load_observations
 from dqn_lightning.errors import ConfigError
@@ -136,6 +137,7 @@ class DQNDataModule(LightningDataModule):
             ConfigError: If a trainer setting is not supported.
         """
         self._ignored_warnings.enter_context(ignored_warnings(IGNORED_WARNINGS))
+        use_atomic_checkpoints(self.trainer)
         if stage == "predict" and distributed.world_size() > 1:
             raise ConfigError("predict runs in one process; use --trainer.devices 1")
         if stage != "fit":
@@ -150,7 +152,7 @@ class DQNDataModule(LightningDataModule):
         evaluate_between_batches(trainer)
         world_size = distributed.world_size()
         schedule = self._training_schedule(world_size)
-        self.progress = RunProgress()
+        self.progress = RunProgress(run_id=distributed.random_id())
         collector = self.collectors.training(self._replay_device(), self._run_seed(), self.progress)
         self.dataset = ReplayDataset(
             collector,

@@ -5,6 +5,7 @@ returns its input or leaves it unchanged.
 """
 
 import atexit
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -94,6 +95,14 @@ def broadcast_value(value: int) -> int:
     return int(shared)
 
 
+def random_id() -> str:
+    """Return a random identifier that is the same on all ranks.
+
+    It comes from the operating system, so no random generator of the run is advanced.
+    """
+    return f"{broadcast_value(secrets.randbits(63)):016x}"
+
+
 def all_gather(value: Any) -> list[Any]:
     """Return the values passed on all ranks, ordered by rank.
 
@@ -105,6 +114,18 @@ def all_gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def raise_on_all_ranks(kind: type[Exception], problem: str | None) -> None:
+    """Raise an error on all ranks if any rank has a problem, so that no rank waits for another.
+
+    Args:
+        kind: Class of the error.
+        problem: Description of this rank's problem; None if there is none.
+    """
+    for number, text in enumerate(all_gather(problem)):
+        if text is not None:
+            raise kind(text if number == 0 else f"{text} (rank {number})")
 
 
 def broadcast_tensors(tensors: Iterable[Tensor]) -> None:

@@ -9,6 +9,10 @@ class NonFiniteError(RuntimeError):
     """Error that stops training because a loss, weight or priority is NaN or infinite."""
 
 
+class WriteError(OSError):
+    """A file of the run cannot be written; all ranks raise this error together."""
+
+
 class RankLostError(RuntimeError):
     """Error that stops distributed training because the process of another rank has ended."""
 

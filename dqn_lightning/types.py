@@ -187,6 +187,8 @@ class RunProgress:
             functions in `DQNModule.after_update` were called; prevents a second call.
         update_times: Value of `TrainingSchedule.update_times` for the schedule to which
             `next_update` refers; empty until training starts.
+        run_id: Random identifier of the run, the same on all ranks and after every resume; empty
+            before training starts.
     """
 
     env_steps: int = 0
@@ -198,6 +200,7 @@ class RunProgress:
     evaluation_pending: bool = False
     notified_env_steps: int = 0
     update_times: list[int] = field(default_factory=list)
+    run_id: str = ""
 
     @property
     def clock(self) -> Clock:

@@ -175,7 +175,8 @@ class StateAtStart(Callback):
             {
                 "global_step": trainer.global_step,
                 "epoch": trainer.current_epoch,
-                "progress": dict(pl_module.progress.state_dict()),
+                "progress": {**pl_module.progress.state_dict(), "run_id": ""},
+                "run_id": pl_module.progress.run_id,
                 "shared": pl_module.progress
                 is datamodule.progress
                 is datamodule.dataset.collector.progress,
@@ -190,6 +191,7 @@ class StateAtStart(Callback):
 
 def assert_second_fit_starts_from_zero(start: StateAtStart) -> None:
     first, second = start.states
+    assert first.pop("run_id") != second.pop("run_id")
     assert first["shared"]
     assert first["global_step"] == first["epoch"] == first["progress"]["env_steps"] == 0
     assert second == first

@@ -574,6 +574,41 @@ def test_state_missing_on_one_rank_is_reported_on_all_ranks() -> None:
     fit_saved(2, "run", 800, "run/last.ckpt", require_replay=False)
 
 
+class FullDiskOfRank(Callback):
+    """Let one rank's disk be full from a certain rollout on."""
+
+    def __init__(self, rank: int, rollout: int) -> None:
+        self.rank, self.rollout = rank, rollout
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        def write(path: Path, content: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        if batch_idx == self.rollout and trainer.global_rank == self.rank:
+            Path.write_bytes = write  # type: ignore[method-assign]  # in the process of this rank
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_full_disk_of_one_rank_ends_all_ranks_and_keeps_the_last_checkpoint(rank: int) -> None:
+    """Issue 22: the other ranks must neither wait for it nor write a checkpoint without it."""
+    Path("run").mkdir()
+    with pytest.raises(Exception, match=r"WriteError.*cannot be written: No space left") as failure:
+        fit_in_ranks(
+            2,
+            partial(make, total_env_steps=800),
+            TargetSync(every_n_episodes=2),
+            FullState(),
+            Checkpoints(every_n_env_steps=150),
+            FullDiskOfRank(rank, 7),
+            logger=CSVLogger(Path("run")),
+        )
+    assert f"run/state/rank-{rank}" in str(failure.value)
+    assert not list(Path("run").rglob(".tmp-*"))
+    fit_saved(2, "run", 600, "run/last.ckpt")
+
+
 def test_predict_requires_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match=r"--trainer\.devices 1"):

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -388,6 +389,23 @@ def test_a_run_in_python_resumes_as_the_uninterrupted_run() -> None:
     assert differences(dict(one.state_dict()), dict(two.state_dict())) == []
 
 
+def test_a_run_keeps_its_random_identifier_and_other_runs_have_others() -> None:
+    for directory in ("one", "two"):
+        fit_in_python(directory, 100)
+    ids = [progress_of(directory)["run_id"] for directory in ("one", "two")]
+    assert ids[0] != ids[1]
+    fit_in_python("two", 200, ckpt_path="two/last.ckpt")
+    assert progress_of("two")["run_id"] == ids[1]
+    assert len(ids[0]) == 16
+
+
+def test_a_run_does_not_use_the_temporary_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 22: a full $TMPDIR made a run fail."""
+    monkeypatch.setattr(tempfile, "tempdir", "/does/not/exist")
+    fit_in_python("run", 100, eval_every_env_steps=50, eval_episodes=1)
+    assert {path.name for path in Path("run").iterdir()} == {"best.ckpt", "last.ckpt", "state"}
+
+
 def test_a_second_fit_with_the_same_callbacks_saves_only_its_own_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -588,6 +606,21 @@ def change_state(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     files.save(last, run / "last.ckpt")
 
 
+@pytest.mark.parametrize("name", ["best.ckpt", "metrics.csv", "timing.csv"])
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_missing_or_changed_result_is_named(
+    name: str, damage: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "changed":
+        path.write_bytes(content[: len(content) // 2])
+    assert_refused(run, capsys, "--ckpt_path", str(path), "; --run_name=NAME resumes without it")
+    resume(run, length(500), "--run_name=other")
+    assert progress_of("checkpoints/other")["env_steps"] == 500
+
+
 def test_rows_beyond_the_pending_row_are_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -612,17 +645,29 @@ def test_missing_rows_are_refused(run: Path, capsys: pytest.CaptureFixture[str])
 def test_a_state_file_of_another_format_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_state(run, lambda state: state.update(format=2))
-    assert_refused(run, capsys, "--ckpt_path", "format 2", "format 1")
+    change_state(run, lambda state: state.update(format=3))
+    assert_refused(run, capsys, "--ckpt_path", "format 3", "format 2")
+
+
+def test_a_checkpoint_of_an_older_format_can_be_tested_but_not_resumed(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = read_checkpoint(run)
+    last["dqn_lightning"]["format"] = 1
+    del last["dqn_lightning"]["progress"]["run_id"]
+    files.save(last, run / "last.ckpt")
+    assert_refused(run, capsys, "--ckpt_path", "format 1", "format 2")
+    path = str(run / "last.ckpt")
+    assert main(["test", "--ckpt_path", path, "--data.evaluation.test_episodes=2"]) == 0
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = read_checkpoint(run)
-    last["dqn_lightning"]["format"] = 2
+    last["dqn_lightning"]["format"] = 3
     files.save(last, run / "last.ckpt")
-    assert_refused(run, capsys, "--ckpt_path", "format 2", "format 1")
+    assert_refused(run, capsys, "--ckpt_path", "format 3", "format 2")
     assert main(["test", "--ckpt_path", str(run / "last.ckpt")]) == 2
     assert "--ckpt_path" in capsys.readouterr().err
 
@@ -661,7 +706,7 @@ def test_episodes_of_an_environment_that_cannot_be_restored_are_truncated(
     run = fit("cartpole", "run", *CARTPOLE_SHORT, *flags, length(300))
     resume(run, length(400))
     assert "truncated" in caplog.text
-    rows = torch.load(next((run / "state" / "rank-0").glob("rows-*")), weights_only=True)
+    rows = torch.load(next((run / "state" / "rank-0").glob("rows-*")), weights_only=True)["rows"]
     assert int(rows["truncated"].sum()) == 1
 
 
@@ -688,11 +733,11 @@ def test_state_files_are_deleted_with_the_last_checkpoint_that_refers_to_them() 
 def test_a_full_disk_ends_the_run_and_keeps_its_checkpoints(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def save_to_full_disk(value: Any, path: Any, **_: Any) -> None:
+    def write_to_full_disk(path: Path, content: Any) -> None:
         raise OSError(28, "No space left on device")
 
     before = read_files(run)
-    monkeypatch.setattr(torch, "save", save_to_full_disk)
+    monkeypatch.setattr(Path, "write_bytes", write_to_full_disk)
     assert main(["fit", "--ckpt_path", str(run / "last.ckpt"), *QUIET, length(900)]) == 1
     error = capsys.readouterr().err
     for words in ("No space left", "cannot be written", str(run / "state" / "rank-0")):
@@ -738,7 +783,9 @@ def test_a_run_killed_fifty_times_equals_the_uninterrupted_run() -> None:
         assert len(unfinished) <= 1, unfinished
         checkpoint = files.load(last, "source")
         progress.append(checkpoint["dqn_lightning"]["progress"]["env_steps"])
-        store.SavedState(two, 0, checkpoint["full_state"]["files"][0], "source")  # checks all files
+        run_id = checkpoint["dqn_lightning"]["progress"]["run_id"]
+        (name,) = checkpoint["full_state"]["files"]
+        store.SavedState(two, run_id, 0, name, "source")  # checks all files
     assert progress == sorted(progress)
     assert progress[-1] > progress[1]
     resume(two)

@@ -9,11 +9,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from dqn_lightning import distributed
-from dqn_lightning.callbacks.full_state import FullState
+from dqn_lightning.callbacks.full_state import NEW_DIRECTORY_HINT, FullState
 from dqn_lightning.callbacks.run_directory import run_directory_of
 from dqn_lightning.checkpointing import files
+from dqn_lightning.checkpointing.format import KEY
 from dqn_lightning.checkpointing.store import keep_newest, numbered_checkpoint
-from dqn_lightning.errors import ConfigError, NonFiniteError
+from dqn_lightning.errors import ConfigError, NonFiniteError, WriteError
 from dqn_lightning.interaction.rollouts import Rollout
 from dqn_lightning.module import DQNModule
 from dqn_lightning.types import Clock
@@ -84,6 +85,30 @@ class Checkpoints(Checkpoint):
             self.best = self.best_env_steps = None
             self._check_monitor(trainer, pl_module)
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: DQNModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Check the `best.ckpt` of a run that resumes in its own directory.
+
+        Raises:
+            ConfigError: If the checkpoint has a best score, but `best.ckpt` is missing or corrupt,
+                belongs to another run, or is older than the best score.
+        """
+        saved = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        path, directory = Path(str(trainer.ckpt_path)), run_directory_of(trainer)
+        problem = None
+        if (
+            trainer.is_global_zero
+            and saved.get("best") is not None
+            and directory is not None
+            and directory.resolve() == path.parent.resolve()
+        ):
+            try:
+                _check_best(path, pl_module.progress.run_id, saved["best_env_steps"])
+            except ConfigError as error:
+                problem = f"{error}; {NEW_DIRECTORY_HINT}"
+        distributed.raise_on_all_ranks(ConfigError, problem)
+
     def on_train_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Start both intervals; discard a restored best score if `best.ckpt` does not exist."""
         self._directory = run_directory_of(trainer)
@@ -109,6 +134,11 @@ class Checkpoints(Checkpoint):
         passed = self._minutes_passed() or self._periods_passed > before
         if passed and not batch.evaluation_due:
             self._save_last(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: DQNModule) -> None:
+        """Write the loggers' buffered rows to disk, because an evaluation may take minutes."""
+        for logger in trainer.loggers:
+            logger.save()
 
     def on_validation_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Save `last.ckpt`, and also `best.ckpt` if the evaluation has the best score so far.
@@ -173,12 +203,19 @@ class Checkpoints(Checkpoint):
         if self.keep_last > 1:
             env_steps = distributed.broadcast_value(pl_module.progress.env_steps)
             newest.append(numbered_checkpoint(self._directory, env_steps))
-            if trainer.is_global_zero:
-                keep_newest(last, env_steps, self.keep_last)
-        trainer.strategy.barrier()  # all ranks see the files under their final names
+            self._keep_newest(trainer, last, env_steps)
         for callback in trainer.callbacks:
             if isinstance(callback, FullState):
                 callback.remove_unused(newest)
+
+    def _keep_newest(self, trainer: Trainer, last: Path, env_steps: int) -> None:
+        problem = None
+        try:
+            if trainer.is_global_zero:
+                keep_newest(last, env_steps, self.keep_last)
+        except OSError as error:
+            problem = f"{last.parent}: {error.strerror or error}"
+        distributed.raise_on_all_ranks(WriteError, problem)
 
     def _save(self, trainer: Trainer, name: str, weights_only: bool) -> None:
         if self._directory is None:
@@ -188,12 +225,34 @@ class Checkpoints(Checkpoint):
                 f"weights are not finite at update {trainer.global_step}, so {name} is not "
                 "written; try a smaller learning rate (model.optimizer) or gradient_clamp"
             )
-        path = self._directory / name
-        unfinished = files.temporary_path(path)
+        problem = None
         try:
-            trainer.save_checkpoint(unfinished, weights_only=weights_only)
+            trainer.save_checkpoint(self._directory / name, weights_only=weights_only)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise OSError(f"{path} cannot be written: {error}") from error
-        if trainer.is_global_zero:
-            files.finalize(unfinished, path)
+            problem = str(error)
+            trainer.strategy.barrier()  # where the ranks without an error wait
+        distributed.raise_on_all_ranks(WriteError, problem)
+
+
+def _check_best(path: Path, run_id: str, env_steps: int) -> None:
+    """Check that the `best.ckpt` beside a checkpoint is the one that the checkpoint expects.
+
+    It may be newer, because a run can end between writing `best.ckpt` and `last.ckpt`.
+
+    Args:
+        path: Checkpoint from which the run resumes.
+        run_id: Identifier of the run.
+        env_steps: Environment step of the best evaluation.
+
+    Raises:
+        ConfigError: If it is missing, corrupt, older or of another run.
+    """
+    best, source = path.with_name("best.ckpt"), f"--ckpt_path: {path.name} refers to"
+    progress = files.load(best, source)[KEY]["progress"]
+    if progress["run_id"] != run_id:
+        raise ConfigError(f"{source}: {best} belongs to another run")
+    if progress["env_steps"] < env_steps:
+        raise ConfigError(
+            f"{source}: {best} was saved at environment step {progress['env_steps']}, before the "
+            f"best evaluation at {env_steps}"
+        )

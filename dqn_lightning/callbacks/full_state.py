@@ -10,14 +10,17 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from dqn_lightning import distributed
 from dqn_lightning.callbacks.run_directory import run_directory_of
-from dqn_lightning.checkpointing import files, run_state
+from dqn_lightning.checkpointing import run_state
 from dqn_lightning.checkpointing.redistribution import redistribute
 from dqn_lightning.checkpointing.store import REFERENCE_KEY, RankStore, SavedState
 from dqn_lightning.datamodule import DQNDataModule
-from dqn_lightning.errors import ConfigError
+from dqn_lightning.errors import ConfigError, WriteError
 from dqn_lightning.loggers.csv import CSVLogger
 from dqn_lightning.module import DQNModule
 from dqn_lightning.networks.layers import persistent_buffers
+
+NEW_DIRECTORY_HINT = "--run_name=NAME resumes without it, in a new directory"
+"""How to resume if a file that the replay does not need is missing or corrupt."""
 
 
 class FullState(Callback):
@@ -54,8 +57,13 @@ class FullState(Callback):
         collector = data.dataset.collector
         buffers = persistent_buffers(pl_module)
         state = run_state.capture(collector, pl_module.rng, buffers, _environment(data))
-        name = self._store.write(state, collector.replay, data.progress.env_steps)
-        tables = [logger.state_dict() for logger in _csv_loggers(trainer)]
+        name, tables, problem = "", list[Any](), None
+        try:
+            name = self._store.write(state, collector.replay)
+            tables = [logger.state_dict() for logger in _csv_loggers(trainer)]
+        except OSError as error:
+            problem = str(error)
+        distributed.raise_on_all_ranks(WriteError, problem)
         checkpoint[REFERENCE_KEY] = {"files": distributed.all_gather(name), "tables": tables}
 
     def remove_unused(self, newest: Iterable[Path]) -> None:
@@ -79,16 +87,17 @@ class FullState(Callback):
         stepped before then, and the collector does not use the global random generators.
 
         Raises:
-            ConfigError: If the checkpoint is corrupt. If `data.resume.require_replay` is true, also
-                if the saved state is missing or corrupt, or does not fit this run.
+            ConfigError: If a CSV file of the run is missing or corrupt. If
+                `data.resume.require_replay` is true, also if the saved state is missing or corrupt,
+                or does not fit this run.
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
         data: Any = trainer.datamodule
         path = Path(str(trainer.ckpt_path))
-        files.check_records(path, "--ckpt_path")
         reference = checkpoint.get(REFERENCE_KEY)
         self._tables = [] if reference is None else reference["tables"]
+        _check_tables(trainer, path, self._tables)
         problem, saved = None, list[SavedState]()
         try:
             saved = _find_states(data, path, reference)
@@ -156,11 +165,12 @@ def _find_states(
     """
     if reference is None:
         raise ConfigError("--ckpt_path: the checkpoint was saved without a FullState callback")
+    run_id = data.progress.run_id  # already restored
     names, source = reference["files"], f"--ckpt_path: {path.name} refers to"
     rank, world_size = distributed.rank(), distributed.world_size()
     assert data.dataset is not None
     if len(names) == world_size:
-        saved = SavedState(path.parent, rank, names[rank], source)
+        saved = SavedState(path.parent, run_id, rank, names[rank], source)
         run_state.check(saved.content, data.dataset.collector, _environment(data))
         return [saved]
     if not data.resume.redistribute_replay:
@@ -169,10 +179,32 @@ def _find_states(
             "--data.resume.redistribute_replay=true redistributes the replay across ranks (resume "
             "is then not bit-exact)"
         )
-    states = [SavedState(path.parent, i, name, source) for i, name in enumerate(names)]
+    states = [SavedState(path.parent, run_id, i, name, source) for i, name in enumerate(names)]
     for state in states:
         run_state.check_origin(state.content, _environment(data))
     return states
+
+
+def _check_tables(trainer: Trainer, path: Path, tables: list[Any]) -> None:
+    """Check the CSV files of a run that resumes in its own directory, without changing them.
+
+    Args:
+        trainer: Trainer of the run.
+        path: Checkpoint file.
+        tables: States of the CSV loggers in the checkpoint.
+
+    Raises:
+        ConfigError: If a file is missing, or does not begin with the rows of the checkpoint.
+    """
+    problem = None
+    if trainer.is_global_zero:
+        try:
+            for logger, state in zip(_csv_loggers(trainer), tables, strict=False):
+                if path.parent.resolve() == Path(logger.save_dir).resolve():
+                    logger.check_state(state)
+        except ConfigError as error:
+            problem = f"--ckpt_path: {path.name} refers to: {error}; {NEW_DIRECTORY_HINT}"
+    distributed.raise_on_all_ranks(ConfigError, problem)
 
 
 def _report_missing(data: DQNDataModule, rank: int, problem: str) -> None:

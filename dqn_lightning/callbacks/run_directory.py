@@ -1,7 +1,8 @@
 """Callback that creates a directory for each run, and the loggers that write to the directory."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,26 @@ class _EventLogger(TensorBoardLogger):
         }
         self.experiment.add_custom_scalars(layout)
 
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write metrics as events.
+
+        Raises:
+            OSError: If TensorBoard cannot write its file, for example because the disk is full.
+        """
+        with self._named_in_errors():
+            super().log_metrics(dict(metrics), step)
+
     def save(self) -> None:
         """Flush events to disk, without writing `hparams.yaml`."""
-        self.experiment.flush()
+        with self._named_in_errors():
+            self.experiment.flush()
+
+    @contextmanager
+    def _named_in_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"TensorBoard's events in {self.save_dir} cannot be written: "
+                f"{error.strerror or error}"
+            ) from error

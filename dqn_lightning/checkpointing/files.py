@@ -7,6 +7,7 @@ contain only tensors and plain values: None, booleans, numbers, strings, and con
 """
 
 import hashlib
+import io
 import os
 import shutil
 import zipfile
@@ -19,7 +20,6 @@ import torch
 
 from dqn_lightning.errors import ConfigError
 
-_CHUNK_BYTES = 2**20
 _DIGEST_LENGTH = 12
 _DIRECTORY_ATTRIBUTE = 0x10  # of MS-DOS, which zip archives use
 _TEMPORARY_PREFIX = ".tmp-"
@@ -81,8 +81,9 @@ def save(value: Any, path: Path) -> None:
     Raises:
         OSError: If the file cannot be written; an existing file is then kept.
     """
-    with atomic_write(path) as unfinished:
-        _torch_save(value, unfinished, path)
+    content = _serialize(value)
+    with _named_in_errors(path), atomic_write(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def save_with_digest(value: Any, directory: Path, prefix: str) -> str:
@@ -100,14 +101,11 @@ def save_with_digest(value: Any, directory: Path, prefix: str) -> str:
     Raises:
         OSError: If the file cannot be written.
     """
-    unfinished = temporary_path(directory / f"{prefix}.pt")
-    try:
-        _torch_save(value, unfinished, directory / f"{prefix}.pt")
-        name = f"{prefix}-{_digest(unfinished)}.pt"
-        finalize(unfinished, directory / name)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return name
+    content = _serialize(value)
+    path = directory / f"{prefix}-{_digest(content)}.pt"
+    with _named_in_errors(path), atomic_write(path) as unfinished:
+        unfinished.write_bytes(content)
+    return path.name
 
 
 def link(path: Path, name: str) -> None:
@@ -221,11 +219,11 @@ def check_digest(path: Path, source: str) -> None:
         ConfigError: If the file is missing, corrupt or truncated.
     """
     try:
-        digest = _digest(path)
+        digest = _digest(path.read_bytes())
     except OSError as error:
         raise _unreadable(path, source, error) from error
     if not path.stem.endswith(f"-{digest}"):
-        raise _corrupt(path, source, "wrong digest")
+        raise _corrupt(path, source, "its content is not what was saved under this name")
 
 
 def check_output(flag: str, path: Path, suffixes: Sequence[str]) -> None:
@@ -250,19 +248,23 @@ def check_output(flag: str, path: Path, suffixes: Sequence[str]) -> None:
         raise ConfigError(f"{flag}: {path} cannot be written: there is no directory {path.parent}")
 
 
-def _torch_save(value: Any, unfinished: Path, path: Path) -> None:
+def _serialize(value: Any) -> memoryview:
+    """Return the content of a file; `torch.save` itself would report a full disk unclearly."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getbuffer()
+
+
+@contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
     try:
-        torch.save(value, unfinished)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
-        raise OSError(f"{path} cannot be written: {error}") from error
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _digest(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            sha256.update(chunk)
-    return sha256.hexdigest()[:_DIGEST_LENGTH]
+def _digest(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()[:_DIGEST_LENGTH]
 
 
 def _unreadable(path: Path, source: str, error: OSError) -> ConfigError:

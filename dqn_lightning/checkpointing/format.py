@@ -10,7 +10,7 @@ from dqn_lightning.errors import ConfigError
 from dqn_lightning.loggers.running_means import RunningMeans
 from dqn_lightning.types import RunProgress
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the layout of checkpoints and state files; increment it with every change."""
 
 KEY = "dqn_lightning"
@@ -59,10 +59,11 @@ def read_module_state(checkpoint: dict[str, Any], optimizer: Optimizer | None) -
     state = checkpoint.get(KEY)
     if state is None:
         return _read_first_format(checkpoint, optimizer)
-    if state["format"] != FORMAT_VERSION:
+    version = state["format"]
+    if version > FORMAT_VERSION or (version < FORMAT_VERSION and optimizer is not None):
         raise ConfigError(
-            f"--ckpt_path: the checkpoint has format {state['format']}, this version of "
-            f"dqn_lightning reads format {FORMAT_VERSION}; install the version that wrote it"
+            f"--ckpt_path: the checkpoint has format {version}, but this version of dqn_lightning "
+            f"resumes from format {FORMAT_VERSION}; install the version that wrote it"
         )
     if optimizer is not None:
         check_same_optimizer(state, optimizer)

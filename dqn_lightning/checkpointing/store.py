@@ -8,6 +8,7 @@ and shared by later checkpoints. The time to save therefore depends only on the 
 """
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ class SavedState:
 
     Args:
         run_directory: Run directory that contains the checkpoint.
+        run_id: Identifier of the run that the checkpoint belongs to.
         rank: Rank that saved the state.
         name: Name of the state file.
         source: Flag or file that refers to the state file, for error messages.
@@ -56,21 +58,46 @@ class SavedState:
         pieces: Files with the rows of the replay, oldest first.
 
     Raises:
-        ConfigError: If a file is missing, corrupt or truncated.
+        ConfigError: If a file is missing, corrupt or truncated, or if the state file belongs to
+            another run, rank or environment step.
     """
 
-    def __init__(self, run_directory: Path, rank: int, name: str, source: str) -> None:
+    def __init__(self, run_directory: Path, run_id: str, rank: int, name: str, source: str) -> None:
         self.run_directory = run_directory
+        self._run_id = run_id
         self._directory = state_directory(run_directory, rank)
         self._source = source
         self.content: dict[str, Any] = files.load_with_digest(self._directory / name, source)
+        self._check_origin(rank, name)
         self.pieces = [Piece(*piece) for piece in self.content["pieces"]]
         for piece in self.pieces:
             files.check_digest(self._directory / piece.name, source)
 
+    def _check_origin(self, rank: int, name: str) -> None:
+        progress = self.content["progress"]
+        env_steps = int(name.partition("-")[0])
+        if progress["run_id"] != self._run_id:
+            raise self._foreign(name, "belongs to another run")
+        if self.content["rank"] != rank:
+            raise self._foreign(name, f"belongs to rank {self.content['rank']}, not {rank}")
+        if progress["env_steps"] != env_steps:
+            raise self._foreign(
+                name, f"was saved at environment step {progress['env_steps']}, not {env_steps}"
+            )
+
+    def _foreign(self, name: str, reason: str) -> ConfigError:
+        return ConfigError(f"{self._source}: {self._directory / name} {reason}")
+
     def read(self, piece: Piece) -> dict[str, Tensor]:
-        """Return the rows of a piece as columns [T, N, …] for T vector steps of N environments."""
-        rows: dict[str, Tensor] = files.read(self._directory / piece.name, self._source)
+        """Return the rows of a piece as columns [T, N, …] for T vector steps of N environments.
+
+        Raises:
+            ConfigError: If the rows belong to another run.
+        """
+        content = files.read(self._directory / piece.name, self._source)
+        if content["run_id"] != self._run_id:
+            raise self._foreign(piece.name, "belongs to another run")
+        rows: dict[str, Tensor] = content["rows"]
         return rows
 
     def rows(self) -> Iterator[tuple[range, dict[str, Tensor]]]:
@@ -89,9 +116,9 @@ class RankStore:
     def __init__(self, run_directory: Path) -> None:
         self._run_directory = run_directory
         self._directory = state_directory(run_directory, distributed.rank())
-        # Pieces that later checkpoints share, by the multiple of `_steps_per_piece` they start at;
-        # the first piece of a full replay may begin after that.
-        self._complete_pieces: dict[int, Piece] = {}
+        # Pieces that later checkpoints share, and their file sizes, by the multiple of
+        # `_steps_per_piece` they start at; the first piece of a full replay may begin after that.
+        self._complete_pieces: dict[int, tuple[Piece, int]] = {}
         self._newest_files: set[str] = set()  # state file and pieces of the last `write`
         # Modification time of each checkpoint, and the files of a rank that it refers to.
         self._references: dict[tuple[Path, int], tuple[int, set[str]]] = {}
@@ -110,47 +137,69 @@ class RankStore:
             return
         steps, pending = _steps_per_piece(replay), saved.pieces[-1].stop - 1
         self._complete_pieces = {
-            piece.stop - steps: piece
+            piece.stop - steps: (piece, self._size(piece))
             for piece in saved.pieces
             if piece.stop % steps == 0
             and piece.stop < pending
             and piece.start <= max(piece.stop - steps, saved.pieces[0].start)
         }
 
-    def write(self, state: dict[str, Any], replay: Any, env_steps: int) -> str:
+    def write(self, state: dict[str, Any], replay: Any) -> str:
         """Write this rank's state and the new rows of its replay.
 
         Args:
             state: State of this rank, excluding the rows of its replay.
             replay: Replay of this rank, with attributes `times`, `read` and `step_bytes`.
-            env_steps: Number of environment steps so far, with which the file name starts.
 
         Returns:
-            Name of the state file.
+            Name of the state file, which starts with the number of environment steps.
+
+        Raises:
+            OSError: If a file cannot be written.
         """
         files.make_directory(self._directory)
-        pieces = list(self._write_rows(replay))
-        content = {**state, "pieces": [list(piece) for piece in pieces]}
-        name = files.save_with_digest(content, self._directory, str(env_steps))
+        progress = state["progress"]
+        pieces = list(self._write_rows(replay, progress["run_id"]))
+        content = {
+            **state,
+            "rank": distributed.rank(),
+            "pieces": [list(piece) for piece in pieces],
+        }
+        name = files.save_with_digest(content, self._directory, str(progress["env_steps"]))
         self._newest_files = {name, *(piece.name for piece in pieces)}
         return name
 
-    def _write_rows(self, replay: Any) -> Iterator[Piece]:
+    def _write_rows(self, replay: Any, run_id: str) -> Iterator[Piece]:
         times, steps = replay.times, _steps_per_piece(replay)
         first = times.start // steps * steps
-        self._complete_pieces = {t: p for t, p in self._complete_pieces.items() if t >= first}
+        self._forget_pieces(before=first)
         for start in range(first, times.stop, steps):
             if start in self._complete_pieces:
-                yield self._complete_pieces[start]
+                yield self._complete_pieces[start][0]
                 continue
             stored = range(max(start, times.start), min(start + steps, times.stop))
             prefix = f"rows-{stored.start}-{stored.stop}"
-            name = files.save_with_digest(replay.read(stored), self._directory, prefix)
+            content = {"run_id": run_id, "rows": replay.read(stored)}
+            name = files.save_with_digest(content, self._directory, prefix)
             piece = Piece(stored.start, stored.stop, name)
             # The newest complete row may still be truncated; older rows cannot change.
             if stored.stop < times.stop - 1:
-                self._complete_pieces[start] = piece
+                self._complete_pieces[start] = piece, self._size(piece)
             yield piece
+
+    def _forget_pieces(self, before: int) -> None:
+        """Forget pieces of overwritten rows, and those that another program deleted or changed."""
+        sizes = {path.name: path.stat().st_size for path in self._directory.glob("rows-*")}
+        for start, (piece, size) in list(self._complete_pieces.items()):
+            is_intact = sizes.get(piece.name) == size
+            if start >= before and not is_intact:
+                path = self._directory / piece.name
+                warnings.warn(f"{path} was deleted or changed; it is written again", stacklevel=2)
+            if start < before or not is_intact:
+                del self._complete_pieces[start]
+
+    def _size(self, piece: Piece) -> int:
+        return (self._directory / piece.name).stat().st_size
 
     def remove_unfinished(self) -> None:
         """Delete temporary files left behind by a killed process."""
@@ -184,7 +233,7 @@ class RankStore:
                 return
         for path in directory.glob("*.pt"):
             if path.name not in used:
-                path.unlink()
+                path.unlink(missing_ok=True)
         if not any(directory.iterdir()):
             directory.rmdir()
 

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -268,11 +269,19 @@ def _quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:
         logger.addFilter(_is_relevant)
+    report = threading.excepthook
+    threading.excepthook = lambda failure: None if _is_of_tensorboard(failure) else report(failure)
     try:
         yield
     finally:
+        threading.excepthook = report
         for logger in loggers:
             logger.removeFilter(_is_relevant)
+
+
+def _is_of_tensorboard(failure: threading.ExceptHookArgs) -> bool:
+    """Return whether TensorBoard's thread failed, whose error the main thread raises again."""
+    return type(failure.thread).__module__.startswith("tensorboard.")
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:

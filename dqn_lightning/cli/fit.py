@@ -8,8 +8,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from dqn_lightning import distributed
 from dqn_lightning.callbacks import Checkpoints, Timing
+from dqn_lightning.checkpointing.checkpoint_io import AtomicCheckpointIO
 from dqn_lightning.errors import RankLostError
-from dqn_lightning.internals.lightning import PreloadedCheckpointIO
 
 if TYPE_CHECKING:
     from dqn_lightning.cli.app import DQNCLI
@@ -35,7 +35,7 @@ def fit(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
         rank_zero_info(f"{ckpt_path} contains weights only: they initialize a new run")
         ckpt_path = None
     elif checkpoint is not None:
-        io = PreloadedCheckpointIO(checkpoint.path, checkpoint.content)
+        io = AtomicCheckpointIO(checkpoint.path, checkpoint.content)
         cli.trainer.strategy.checkpoint_io = io
     try:
         with cli.stop_on_signal.handle_signals(cli.datamodule.stop):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dqn_lightning.cli.registry import COMMANDS, load
-from dqn_lightning.errors import ConfigError, NonFiniteError, RankLostError
+from dqn_lightning.errors import ConfigError, NonFiniteError, RankLostError, WriteError
 
 
 def main(
@@ -32,6 +32,10 @@ def main(
         return _run(given, default_configs or {})
     except ConfigError as error:
         return _fail(str(error), 2)
+    except WriteError as error:
+        if _rank() in ("", " (rank 0)"):  # all ranks raise it, and one line is enough
+            print(f"error: {error}", file=sys.stderr)
+        return 1
     except (NonFiniteError, RankLostError, OSError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:

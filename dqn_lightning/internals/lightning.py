@@ -11,14 +11,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -195,27 +193,6 @@ def check_hooks(module: LightningModule, base: type) -> None:
 def _never_called(owner: Any, hook: str, instead: str) -> str:
     name = type(owner).__name__
     return f"{name}.{hook} is never called, because updates run inside a rollout; use {instead}"
-
-
-class PreloadedCheckpointIO(TorchCheckpointIO):
-    """Checkpoint plugin that returns a preloaded checkpoint instead of reading its file again.
-
-    Args:
-        path: Path of the preloaded checkpoint.
-        content: Content of the preloaded checkpoint.
-    """
-
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
-        super().__init__()
-        self._path = path
-        self._content = content
-
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the preloaded checkpoint if `path` refers to it; otherwise load the file."""
-        if Path(path) == self._path:
-            return self._content
-        content: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
-        return content
 
 
 _NO_CONFIG_FILE = re.compile(r"""Parser key "(.*)":\s*Unable to load config ['"](.*)['"]""")

@@ -7,6 +7,8 @@ import torch
 
 from dqn_lightning import ConfigError, NonFiniteError
 from dqn_lightning.callbacks import Checkpoints
+from dqn_lightning.checkpointing import files
+from dqn_lightning.errors import WriteError
 from dqn_lightning.types import RunProgress
 
 
@@ -27,7 +29,7 @@ class FakeTrainer(SimpleNamespace):
 
     def save_checkpoint(self, path: Path, weights_only: bool) -> None:
         score = self.callback_metrics["eval/return_mean"]
-        torch.save([float(score), weights_only], path)
+        files.save([float(score), weights_only], path)
 
 
 def evaluate(callback: Checkpoints, trainer: Any, scores: list[float]) -> None:
@@ -109,6 +111,71 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
         evaluate(callback, trainer, [5.0])
     assert callback.best is None
     assert not list(tmp_path.iterdir())
+
+
+def test_buffered_rows_reach_the_disk_before_an_evaluation(tmp_path: Path) -> None:
+    """Issue 22: an evaluation can take minutes, in which `plot` shall see what was logged."""
+    trainer, saved = FakeTrainer(tmp_path), list[str]()
+    trainer.loggers = [SimpleNamespace(save=lambda: saved.append("saved"))]
+    module: Any = None
+    Checkpoints().on_validation_start(trainer, module)
+    assert saved == ["saved"]
+
+
+def resume(directory: Path, checkpoint_directory: Path, run_id: str = "a run") -> None:
+    """Restore a callback whose best evaluation was at step 200."""
+    callback, trainer = Checkpoints(), FakeTrainer(directory)
+    trainer.ckpt_path = str(checkpoint_directory / "last.ckpt")
+    module: Any = SimpleNamespace(progress=RunProgress(env_steps=300, run_id=run_id))
+    state = {"callbacks": {callback.state_key: {"best": 5.0, "best_env_steps": 200}}}
+    callback.on_load_checkpoint(trainer, module, state)
+
+
+def write_best(directory: Path, env_steps: int) -> None:
+    progress = RunProgress(env_steps=env_steps, run_id="a run")
+    content = {"dqn_lightning": {"progress": progress.state_dict()}}
+    files.save(content, directory / "best.ckpt")
+
+
+def test_the_best_checkpoint_of_a_resumed_run_must_be_the_expected_one(tmp_path: Path) -> None:
+    write_best(tmp_path, 200)
+    resume(tmp_path, tmp_path)
+    write_best(tmp_path, 300)  # a run was killed after it wrote best.ckpt and before last.ckpt
+    resume(tmp_path, tmp_path)
+    name = r"^--ckpt_path: last\.ckpt refers to: .*best\.ckpt"
+    with pytest.raises(ConfigError, match=rf"{name} belongs to another run; --run_name=NAME"):
+        resume(tmp_path, tmp_path, run_id="other")
+    write_best(tmp_path, 100)
+    with pytest.raises(ConfigError, match=rf"{name} was saved at environment step 100.* at 200;"):
+        resume(tmp_path, tmp_path)
+    (tmp_path / "best.ckpt").write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match=rf"{name} is corrupt"):
+        resume(tmp_path, tmp_path)
+    (tmp_path / "best.ckpt").unlink()
+    with pytest.raises(ConfigError, match=rf"{name} cannot be read"):
+        resume(tmp_path, tmp_path)
+
+
+def test_a_run_resumed_in_another_directory_does_not_need_the_best_checkpoint(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "new").mkdir()
+    resume(tmp_path / "new", tmp_path)
+
+
+class FullDiskTrainer(FakeTrainer):
+    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
+        raise OSError(f"{path} cannot be written: No space left on device")
+
+
+def test_a_rank_that_cannot_write_meets_the_others_at_the_barrier_before_it_fails(
+    tmp_path: Path,
+) -> None:
+    trainer, barriers = FullDiskTrainer(tmp_path), list[str]()
+    trainer.strategy.barrier = lambda: barriers.append("barrier")
+    with pytest.raises(WriteError, match=r"^.*best\.ckpt cannot be written: No space left"):
+        evaluate(Checkpoints(), trainer, [5.0])
+    assert barriers == ["barrier"]
 
 
 @pytest.mark.parametrize("name", ["every_n_env_steps", "every_n_minutes", "keep_last"])

@@ -1,5 +1,7 @@
 """Files of a rank's state: what is written, shared and deleted."""
 
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dqn_lightning import ConfigError
 from dqn_lightning.checkpointing import files, store
 from dqn_lightning.checkpointing.store import RankStore, SavedState, state_directory
+from dqn_lightning.types import RunProgress
 
 STEPS_PER_PIECE = 10
 
@@ -37,10 +41,14 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def save(rank_store: RankStore, directory: Path, replay: FakeReplay) -> SavedState:
     """Save a checkpoint, delete unused files, and load the state again."""
-    name = rank_store.write({}, replay, env_steps=replay.pending)
+    name = rank_store.write({"progress": progress(replay.pending)}, replay)
     write_checkpoint(directory / "last.ckpt", name)
     rank_store.remove_unused([directory / "last.ckpt"])
-    return SavedState(directory, 0, name, "source")
+    return SavedState(directory, "a run", 0, name, "source")
+
+
+def progress(env_steps: int, run_id: str = "a run") -> dict[str, Any]:
+    return RunProgress(env_steps, run_id=run_id).state_dict()
 
 
 def write_checkpoint(path: Path, *state_files: str) -> None:
@@ -83,6 +91,86 @@ def test_all_rows_are_saved_and_complete_pieces_are_written_once(
     assert piece_ranges(saved) == [(0, 10), (10, 20), (20, 26)]
     assert numbers(saved) == list(range(26))
     assert written == ["rows-0-10", "rows-10-16", "15", "rows-10-20", "rows-20-26", "25"]
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "directory deleted"])
+def test_a_piece_that_another_program_damages_is_written_again(damage: str, tmp_path: Path) -> None:
+    """Issue 22: later checkpoints referred to a deleted file, which was noticed on resume only."""
+    rank_store = RankStore(tmp_path)
+    path = state_directory(tmp_path, 0) / save(rank_store, tmp_path, FakeReplay(15)).pieces[0].name
+    complete = path.read_bytes()
+    if damage == "directory deleted":
+        shutil.rmtree(path.parent)
+    elif damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(complete[:-1])
+    with pytest.warns(UserWarning, match=rf"{path.name} was deleted or changed.*written again"):
+        saved = save(rank_store, tmp_path, FakeReplay(25))
+    assert path.read_bytes() == complete
+    assert numbers(saved) == list(range(26))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(rank_store, tmp_path, FakeReplay(27))
+
+
+def test_the_remaining_rows_of_a_deleted_piece_are_written_again(tmp_path: Path) -> None:
+    rank_store = RankStore(tmp_path)
+    for pending in (15, 25, 35):
+        saved = save(rank_store, tmp_path, FakeReplay(pending))
+    (state_directory(tmp_path, 0) / saved.pieces[0].name).unlink()
+    with pytest.warns(UserWarning, match="rows-0-10-.* was deleted or changed"):
+        saved = save(rank_store, tmp_path, FakeReplay(38))  # rows 0 to 3 are overwritten
+    assert piece_ranges(saved)[0] == (4, 10)
+    assert numbers(saved) == list(range(4, 39))
+
+
+FOREIGN = {
+    "belongs to another run": {"progress": progress(15, "other run"), "rank": 0},
+    "belongs to rank 1, not 0": {"progress": progress(15), "rank": 1},
+    "was saved at environment step 14, not 15": {"progress": progress(14), "rank": 0},
+}
+
+
+@pytest.mark.parametrize("reason", FOREIGN)
+def test_a_state_file_of_another_run_rank_or_step_is_refused(reason: str, tmp_path: Path) -> None:
+    """Even if its name contains the right digest."""
+    save(RankStore(tmp_path), tmp_path, FakeReplay(15))
+    directory = state_directory(tmp_path, 0)
+    name = files.save_with_digest({**FOREIGN[reason], "pieces": []}, directory, "15")
+    with pytest.raises(ConfigError, match=rf"^source: .*{name} {reason}$"):
+        SavedState(tmp_path, "a run", 0, name, "source")
+
+
+def test_rows_of_another_run_are_refused(tmp_path: Path) -> None:
+    directory = state_directory(tmp_path, 0)
+    saved = save(RankStore(tmp_path), tmp_path, FakeReplay(5))
+    foreign = {"run_id": "other run", "rows": {}}
+    name = files.save_with_digest(foreign, directory, "rows-0-6")
+    content = {**saved.content, "pieces": [[0, 6, name]]}
+    saved = SavedState(
+        tmp_path, "a run", 0, files.save_with_digest(content, directory, "5"), "source"
+    )
+    with pytest.raises(ConfigError, match=rf"^source: .*{name} belongs to another run$"):
+        numbers(saved)
+
+
+@pytest.mark.parametrize("kind", ["state", "rows"])
+def test_a_file_under_the_name_of_another_is_refused(kind: str, tmp_path: Path) -> None:
+    """Older state under a newer name, and rows of the same run under the name of other rows."""
+    rank_store = RankStore(tmp_path)
+    old = save(rank_store, tmp_path, FakeReplay(25))
+    store.keep_newest(tmp_path / "last.ckpt", 25, keep_last=2)
+    new = save(rank_store, tmp_path, FakeReplay(26))
+    directory = state_directory(tmp_path, 0)
+    if kind == "state":
+        source, target = next(directory.glob("25-*")), next(directory.glob("26-*"))
+    else:
+        source, target = (directory / saved.pieces[-1].name for saved in (old, new))
+    shutil.copyfile(source, target)
+    state_file = next(directory.glob("26-*")).name
+    with pytest.raises(ConfigError, match=rf"{target.name} is corrupt .*not what was saved under"):
+        SavedState(tmp_path, "a run", 0, state_file, "source")
 
 
 def test_a_piece_whose_newest_row_may_still_be_truncated_is_not_shared(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def progress_of(directory: str | Path, name: str = "last.ckpt") -> dict[str, Any
 
 
 def read_run(directory: str | Path, num_ranks: int = 1) -> dict[str, Any]:
-    """Return everything that a run saved, except for wall-clock times.
+    """Return everything that a run saved, except for wall-clock times and its identifier.
 
     The result does not depend on how the rows of the replay are divided into files.
     """
@@ -49,7 +49,7 @@ def read_run(directory: str | Path, num_ranks: int = 1) -> dict[str, Any]:
     assert len(state_files) == num_ranks
     return {
         **{key: last[key] for key in ("state_dict", "optimizer_states", "lr_schedulers")},
-        "dqn_lightning": last["dqn_lightning"],
+        "dqn_lightning": without_run_id(last["dqn_lightning"]),
         "callbacks": {k: v for k, v in last["callbacks"].items() if not k.startswith("Timing")},
         "ranks": [
             read_rank(directory / "state" / f"rank-{rank}", name)
@@ -64,13 +64,18 @@ def read_rank(directory: Path, name: str) -> dict[str, Any]:
     """Return a rank's state, with complete `rows` by column and the `pending` row."""
     state: dict[str, Any] = torch.load(directory / name, weights_only=True)
     pieces = state.pop("pieces")
-    columns = [torch.load(directory / file, weights_only=True) for *_, file in pieces]
+    columns = [torch.load(directory / file, weights_only=True)["rows"] for *_, file in pieces]
     joined = {column: torch.cat([piece[column] for piece in columns]) for column in columns[0]}
     start, pending = pieces[0][0], state["collector"]["replay"]["time"]
     oldest = max(start, pending - state["collector"]["replay"]["slots"] + 1)
     rows = {name: column[oldest - start : pending - start] for name, column in joined.items()}
     newest = {name: joined[name][pending - start] for name in _PENDING_COLUMNS}
-    return {**state, "rows": rows, "pending": newest}
+    return {**without_run_id(state), "rows": rows, "pending": newest}
+
+
+def without_run_id(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state that contains `progress`, without the identifier of the run."""
+    return {**state, "progress": {k: v for k, v in state["progress"].items() if k != "run_id"}}
 
 
 def assert_same_run(first: str | Path, second: str | Path, num_ranks: int = 1) -> None:

@@ -333,14 +333,6 @@ def test_callbacks_of_lightning_are_used_without_warnings(tmp_path: Path) -> Non
 # Settings of the trainer ------------------------------------------------------------------------
 
 
-def test_the_content_of_a_checkpoint_is_not_read_again(tmp_path: Path) -> None:
-    torch.save({"from": "file"}, tmp_path / "a.ckpt")
-    torch.save({"from": "other file"}, tmp_path / "b.ckpt")
-    io = internals.PreloadedCheckpointIO(tmp_path / "a.ckpt", {"from": "memory"})
-    assert io.load_checkpoint(tmp_path / "a.ckpt") == {"from": "memory"}
-    assert io.load_checkpoint(tmp_path / "b.ckpt") == {"from": "other file"}
-
-
 def test_batch_norm_that_is_synchronized_is_refused_on_a_cpu() -> None:
     trainer = trainer_of(strategy="ddp", devices=1, sync_batchnorm=True)
     with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm"):
