@@ -6,14 +6,16 @@ returns its input or leaves it unchanged.
 
 import atexit
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def is_distributed() -> bool:
@@ -126,6 +128,25 @@ def raise_on_all_ranks(kind: type[Exception], problem: str | None) -> None:
     for number, text in enumerate(all_gather(problem)):
         if text is not None:
             raise kind(text if number == 0 else f"{text} (rank {number})")
+
+
+def from_rank_zero(function: Callable[[], T]) -> T:
+    """Call a function on rank 0 only; return its result, or raise its error, on all ranks.
+
+    Args:
+        function: Function whose result or error can be pickled.
+    """
+    outcome: tuple[Any, Exception | None] = None, None
+    if rank() == 0:
+        try:
+            outcome = function(), None
+        except Exception as error:
+            outcome = None, error
+    result: T
+    result, failure = all_gather(outcome)[0]
+    if failure is not None:
+        raise failure
+    return result
 
 
 def broadcast_tensors(tensors: Iterable[Tensor]) -> None:

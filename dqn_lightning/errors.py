@@ -17,6 +17,10 @@ class RankLostError(RuntimeError):
     """Error that stops distributed training because the process of another rank has ended."""
 
 
+class RunLockedError(RuntimeError):
+    """Another process is writing to the run directory."""
+
+
 class EnvironmentFailure(RuntimeError):  # noqa: N818  (`EnvironmentError` is a Python builtin)
     """Error in an environment.
 

@@ -32,12 +32,6 @@ README, PYTHON, GUIDE = (
     PAGES[name] for name in ("README.md", "docs/python.md", "docs/tutorials.md")
 )
 
-SCRIPT_VARIABLES = {
-    "$config": "--config configs/my_config.yaml --run_name my_run",
-    "$resume": "--ckpt_path last",
-}
-"""Shell variables of the SLURM script, with their values in a resumed job."""
-
 PARSED_ONLY = {
     "--trainer.devices": "starts several processes, or needs GPUs",
     "--trainer.accelerator gpu": "needs a GPU",
@@ -99,9 +93,7 @@ PARSED = [command for command in train_commands() if is_parsed_only(command)]
 
 
 def arguments_of(command: str) -> list[str]:
-    """Split a command as a shell would, with the SLURM script's variables and file patterns."""
-    for variable, value in SCRIPT_VARIABLES.items():
-        command = command.replace(variable, value)
+    """Split a command as a shell would, with file patterns."""
     arguments = []
     for word in shlex.split(command):
         paths = sorted(map(str, Path().glob(word))) if "*" in word else []

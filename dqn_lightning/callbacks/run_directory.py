@@ -1,5 +1,6 @@
 """Callback that creates a directory for each run, and the loggers that write to the directory."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from dqn_lightning import distributed
 from dqn_lightning.checkpointing.files import atomic_write
+from dqn_lightning.checkpointing.run_files import newest_checkpoint, remove_run_files
+from dqn_lightning.checkpointing.run_lock import RunLock
+from dqn_lightning.errors import RunLockedError
 from dqn_lightning.loggers.csv import CSVLogger
 from dqn_lightning.module import DQNModule
 
@@ -56,7 +61,8 @@ class RunDirectory(Callback):
     """Callback that creates a directory for each run, and attaches loggers that write to it.
 
     The directory is created only after all startup steps that can fail have succeeded, so a run
-    that fails at startup leaves no files behind.
+    that fails at startup leaves no files behind. Rank 0 locks the directory before it changes
+    anything in it, and releases the lock when the fit ends.
 
     Args:
         root: Directory that contains the directories of all runs.
@@ -66,6 +72,9 @@ class RunDirectory(Callback):
         resumed_path: Directory of the run that the next fit resumes; None for a new run. A second
             fit with the same callback always starts a new run.
         tensorboard: Whether to write TensorBoard events.
+        restart: Whether the next fit starts a new run in the directory `name` even if it exists.
+            The directory may contain files of a run that ended before its first checkpoint; these
+            are deleted.
 
     Attributes:
         path: Directory of the current run; None before the first fit of a new run, and if
@@ -80,6 +89,7 @@ class RunDirectory(Callback):
         config_text: Callable[[str], str],
         resumed_path: Path | None = None,
         tensorboard: bool = True,
+        restart: bool = False,
     ) -> None:
         self.root = root
         self.name = name
@@ -88,22 +98,38 @@ class RunDirectory(Callback):
         self.path: Path | None = resumed_path
         self.resumed = resumed_path is not None
         self._resumed_path = resumed_path
+        self._restart = restart
+        self._lock: RunLock | None = None
         self._loggers: list[Logger] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose the directory and attach the loggers, without writing any files yet."""
+        """Choose the directory and attach the loggers, without writing any files yet.
+
+        The directory of a resumed run is locked before its checkpoint is loaded.
+
+        Raises:
+            RunLockedError: If another process is writing to the directory.
+        """
         if stage != "fit":
             return
-        trainer.loggers = [each for each in trainer.loggers if each not in self._loggers]
         resumed_path, self._resumed_path = self._resumed_path, None
-        self.path, self.resumed, self._loggers = None, resumed_path is not None, []
+        self.path, self.resumed = None, resumed_path is not None
         if trainer.fast_dev_run:
+            self._loggers = []
             return
         self.path = trainer.strategy.broadcast(resumed_path or self._free_path())
+        self._attach_loggers(trainer)
+        if self.resumed:
+            distributed.from_rank_zero(self._lock_directory)
+
+    def _attach_loggers(self, trainer: Trainer) -> None:
+        """Replace the loggers of an earlier directory by loggers that write to `path`."""
+        assert self.path is not None
+        others = [each for each in trainer.loggers if each not in self._loggers]
         self._loggers = [CSVLogger(self.path)]
         if self.tensorboard:
             self._loggers.append(_EventLogger(self.path, name="", version=""))
-        trainer.loggers = [*self._loggers, *trainer.loggers]
+        trainer.loggers = [*self._loggers, *others]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: DQNModule, checkpoint: dict[str, Any]
@@ -120,11 +146,20 @@ class RunDirectory(Callback):
         trainer.loggers = [*self._loggers, *others]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Create the directory, and write `config.yaml` with the current settings."""
+        """Create the directory, and write `config.yaml` with the current settings.
+
+        Raises:
+            RunLockedError: If another process is writing to the directory.
+        """
         if self.path is None:
             return
+        planned = self.path
+        if not self.resumed:
+            self.path = distributed.from_rank_zero(self._create_directory)
+            self._restart = False
+        if self.path != planned:
+            self._attach_loggers(trainer)
         if trainer.is_global_zero:
-            self.path.mkdir(parents=True, exist_ok=self.resumed)
             with atomic_write(self.path / "config.yaml") as unfinished:
                 unfinished.write_text(self.config_text(self.path.name))
             for logger in self._loggers:
@@ -141,12 +176,52 @@ class RunDirectory(Callback):
             rank_zero_info(f"{self.root / self.name} already exists")
         rank_zero_info(f"the run directory is {self.path}")
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write buffered metrics, and release the lock."""
+        self._release()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Write buffered metrics, and release the lock."""
+        self._release()
+
     def _free_path(self) -> Path:
+        """Return the directory `name`, or a name with a number if it exists, unless restarting."""
         path, number = self.root / self.name, 1
-        while path.exists():
+        while os.path.lexists(path) and not self._restart:
             number += 1
             path = self.root / f"{self.name}-{number}"
         return path
+
+    def _create_directory(self) -> Path:
+        """Create, lock and return a directory; one that exists is used only for a restart."""
+        path = self._free_path()
+        try:
+            path.mkdir(parents=True, exist_ok=self._restart)
+        except FileExistsError:
+            if self._restart:  # a file
+                raise
+            return self._create_directory()  # another run has created it in the meantime
+        self.path = path
+        self._lock_directory()
+        if self._restart and newest_checkpoint(path) is None:
+            remove_run_files(path)
+        elif self._restart:
+            self._release()
+            raise RunLockedError(f"another process has written a checkpoint to {path}; start again")
+        return path
+
+    def _lock_directory(self) -> None:
+        assert self.path is not None
+        self._lock = RunLock(self.path)
+
+    def _release(self) -> None:
+        for logger in self._loggers:
+            if isinstance(logger, CSVLogger):
+                logger.finalize("success")  # Lightning finalizes loggers later
+        if self._lock is not None:
+            self._lock.release()
 
 
 class _EventLogger(TensorBoardLogger):

@@ -1,5 +1,6 @@
 """Lightning plugin that writes checkpoints atomically, and never executes code from them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Args:
         loaded_path: Path of a checkpoint that was already loaded; None if there is none.
-        loaded: Content of that checkpoint, which is not read again.
+        loaded: Function that returns the content of that checkpoint.
     """
 
     def __init__(
-        self, loaded_path: Path | None = None, loaded: dict[str, Any] | None = None
+        self, loaded_path: Path | None = None, loaded: Callable[[], dict[str, Any]] | None = None
     ) -> None:
         super().__init__()
         self._loaded_path = loaded_path
@@ -50,7 +51,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 than tensors and plain values.
         """
         if self._loaded is not None and Path(path) == self._loaded_path:
-            return self._loaded
+            return self._loaded()
         if _is_url(path) or kwargs.get("weights_only") is False:
             return dict(super().load_checkpoint(path, *args, **kwargs))
         return dict(files.load(Path(path), "--ckpt_path"))

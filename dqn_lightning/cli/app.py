@@ -28,7 +28,7 @@ from dqn_lightning.callbacks import (
 )
 from dqn_lightning.callbacks.run_directory import RunDirectory
 from dqn_lightning.callbacks.stop_on_signal import EXIT_CODES, StopOnSignal
-from dqn_lightning.cli.arguments import RUNS, run_name_of, with_config
+from dqn_lightning.cli.arguments import AUTO, RUNS, run_name_of, with_config
 from dqn_lightning.cli.checkpoint import LoadedCheckpoint
 from dqn_lightning.cli.registry import COMMANDS, load
 from dqn_lightning.datamodule import DQNDataModule
@@ -174,7 +174,7 @@ class DQNCLI(CommandLine):
                 raise ConfigError(f"num_threads: must be at least 1, got {num_threads}")
             torch.set_num_threads(num_threads)
         path = self.setting("ckpt_path")
-        if path is not None:  # before anything is built or written
+        if path not in (None, AUTO):  # before anything is built or written
             self.checkpoint = LoadedCheckpoint(Path(path))
 
     def _check_trainer_flags(self) -> None:
@@ -205,6 +205,7 @@ class DQNCLI(CommandLine):
             lambda name: self.dump_settings(run_name=name),
             self._resumed_directory(),
             default_logger,
+            restart=self.setting("ckpt_path") == AUTO,
         )
         trainer.callbacks = [
             self.run_directory,
@@ -252,8 +253,8 @@ class DQNCLI(CommandLine):
         """
         if self.checkpoint is None or not self.checkpoint.is_resumable:
             return None
-        same_name = self.checkpoint.run_name() == self._run_name()
-        return self.checkpoint.path.parent if same_name else None
+        directory, name = self.checkpoint.path.parent, self._run_name()
+        return directory if name == self.checkpoint.run_name() or directory == RUNS / name else None
 
 
 def _num_started() -> int:

@@ -4,11 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+import yaml
+
+from dqn_lightning.checkpointing.run_files import newest_checkpoint
 from dqn_lightning.cli.registry import COMMANDS
 from dqn_lightning.errors import ConfigError
 
 RUNS = Path("checkpoints")
 """Directory that contains all runs, relative to the working directory."""
+
+AUTO = "auto"
+"""Value of `--ckpt_path` to resume the run if it has a checkpoint, and to start it otherwise."""
 
 _ONE_PROCESS = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
 """Flags for commands other than `fit`: they use one process even if training used several."""
@@ -33,7 +39,7 @@ def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> li
         ConfigError: If the checkpoint or the config beside it is missing, or if the command needs a
             checkpoint and none is given.
     """
-    arguments = _resolve_last(arguments, default_configs)
+    arguments = _resolve_checkpoint(arguments, default_configs)
     command = arguments[0] if arguments else ""
     flags = {argument.split("=")[0] for argument in arguments}
     if command not in COMMANDS or flags & _HELP:
@@ -41,8 +47,8 @@ def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> li
     if flags & _CONFIG:
         return [command, *_move_configs_first(arguments[1:])]
     checkpoint = next(_values_of({"--ckpt_path"}, arguments), None)
-    if checkpoint is not None:
-        config = ["--config", str(_config_beside(Path(checkpoint)))]
+    if checkpoint not in (None, AUTO):
+        config = ["--config", str(_config_beside(Path(str(checkpoint))))]
         return [command, *config, *([] if command == "fit" else _ONE_PROCESS), *arguments[1:]]
     if COMMANDS[command].needs_weights and "--print_config" not in flags:
         raise ConfigError(f"{command} needs --ckpt_path FILE (or --config for untrained weights)")
@@ -74,22 +80,33 @@ def run_name_of(configs: Sequence[str]) -> str:
     return "_".join(Path(config).stem for config in configs)
 
 
-def _resolve_last(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
-    """Replace `last` in `--ckpt_path last` with the path of the run's `last.ckpt`.
+def _resolve_checkpoint(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
+    """Replace `last` or `auto` in `--ckpt_path` with the path of the run's checkpoint.
 
-    The run is identified by `--run_name` or, if this flag is missing, by the config files.
+    If the run has no checkpoint, `auto` is kept.
     """
-    if next(_values_of({"--ckpt_path"}, arguments), None) != "last":
+    value = next(_values_of({"--ckpt_path"}, arguments), None)
+    if value not in ("last", AUTO):
         return arguments
-    name = next(_values_of({"--run_name"}, arguments), None)
-    if name is None:
-        configs = list(_values_of(_CONFIG, arguments))
-        name = run_name_of(configs or [str(default_configs.get("fit", "run"))])
-    path = str(RUNS / name / "last.ckpt")
-    if "--ckpt_path=last" in arguments:
-        return [a if a != "--ckpt_path=last" else f"--ckpt_path={path}" for a in arguments]
+    run_directory = RUNS / _run_name(arguments, default_configs)
+    path: Path | str = run_directory / "last.ckpt"
+    if value == AUTO:
+        if arguments[0] != "fit":
+            raise ConfigError(f"--ckpt_path: {arguments[0]} cannot use auto; use last or a file")
+        path = newest_checkpoint(run_directory) or AUTO
+    if f"--ckpt_path={value}" in arguments:
+        return [f"--ckpt_path={path}" if a == f"--ckpt_path={value}" else a for a in arguments]
     i = arguments.index("--ckpt_path")
-    return [*arguments[: i + 1], path, *arguments[i + 2 :]]
+    return [*arguments[: i + 1], str(path), *arguments[i + 2 :]]
+
+
+def _run_name(arguments: list[str], default_configs: Mapping[str, Path]) -> str:
+    """Return the name of the run from `--run_name`, the contents of configs, or their names."""
+    configs = list(_values_of(_CONFIG, arguments)) or [str(default_configs.get("fit", "run"))]
+    settings = [yaml.safe_load(Path(c).read_text()) for c in configs if Path(c).is_file()]
+    named = [each["run_name"] for each in settings if each and each.get("run_name")]
+    flags = list(_values_of({"--run_name"}, arguments))
+    return next(reversed([*named, *flags]), None) or run_name_of(configs)
 
 
 def _config_beside(checkpoint: Path) -> Path:

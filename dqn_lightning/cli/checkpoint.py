@@ -30,9 +30,26 @@ class LoadedCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.content: dict[str, Any] = files.load(path, "--ckpt_path")
+        self._read()
+
+    def _read(self) -> None:
+        self._modified_ns = self._last_modified_ns()
+        self.content: dict[str, Any] = files.load(self.path, "--ckpt_path")
         if not isinstance(self.content, dict) or "state_dict" not in self.content:
-            raise ConfigError(f"--ckpt_path: {path} is not a checkpoint of a module")
+            raise ConfigError(f"--ckpt_path: {self.path} is not a checkpoint of a module")
+
+    def _last_modified_ns(self) -> int | None:
+        return self.path.stat().st_mtime_ns if self.path.exists() else None
+
+    def current_content(self) -> dict[str, Any]:
+        """Return the content, after reading the file again if another process has replaced it.
+
+        Raises:
+            ConfigError: If the new file is not a valid checkpoint.
+        """
+        if self._last_modified_ns() != self._modified_ns:
+            self._read()
+        return self.content
 
     @property
     def is_resumable(self) -> bool:

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from dqn_lightning import distributed
 from dqn_lightning.callbacks import Checkpoints, Timing
 from dqn_lightning.checkpointing.checkpoint_io import AtomicCheckpointIO
+from dqn_lightning.cli.arguments import AUTO
 from dqn_lightning.errors import RankLostError
 
 if TYPE_CHECKING:
@@ -22,20 +23,23 @@ def fit(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
 
     Args:
         cli: The command line.
-        ckpt_path: Checkpoint to resume from; `last` stands for the run's `last.ckpt`. A checkpoint
-            that contains only weights initializes a new run; if null, a new run starts with random
-            weights.
+        ckpt_path: Checkpoint to resume from; `last` stands for the run's `last.ckpt`. `auto`
+            resumes the run if it has a checkpoint, and otherwise starts it in the same directory. A
+            checkpoint that contains only weights initializes a new run; if null, a new run starts
+            with random weights.
 
     Raises:
         RankLostError: If another rank's process died or stopped responding.
     """
     checkpoint = cli.checkpoint
+    if ckpt_path == AUTO:  # the run has no checkpoint
+        ckpt_path = None
     if checkpoint is not None and not checkpoint.is_resumable:
         cli.model.load_state_dict(checkpoint.content["state_dict"])
         rank_zero_info(f"{ckpt_path} contains weights only: they initialize a new run")
         ckpt_path = None
     elif checkpoint is not None:
-        io = AtomicCheckpointIO(checkpoint.path, checkpoint.content)
+        io = AtomicCheckpointIO(checkpoint.path, checkpoint.current_content)
         cli.trainer.strategy.checkpoint_io = io
     try:
         with cli.stop_on_signal.handle_signals(cli.datamodule.stop):

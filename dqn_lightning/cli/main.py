@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dqn_lightning.cli.registry import COMMANDS, load
-from dqn_lightning.errors import ConfigError, NonFiniteError, RankLostError, WriteError
+from dqn_lightning.errors import (
+    ConfigError,
+    NonFiniteError,
+    RankLostError,
+    RunLockedError,
+    WriteError,
+)
 
 
 def main(
@@ -36,7 +42,7 @@ def main(
         if _rank() in ("", " (rank 0)"):  # all ranks raise it, and one line is enough
             print(f"error: {error}", file=sys.stderr)
         return 1
-    except (NonFiniteError, RankLostError, OSError) as error:
+    except (NonFiniteError, RankLostError, RunLockedError, OSError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

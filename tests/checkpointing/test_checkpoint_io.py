@@ -46,7 +46,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_the_content_of_a_checkpoint_is_not_read_again(tmp_path: Path) -> None:
     torch.save({"from": "file"}, tmp_path / "a.ckpt")
     torch.save({"from": "other file"}, tmp_path / "b.ckpt")
-    io = AtomicCheckpointIO(tmp_path / "a.ckpt", {"from": "memory"})
+    io = AtomicCheckpointIO(tmp_path / "a.ckpt", lambda: {"from": "memory"})
     assert io.load_checkpoint(tmp_path / "a.ckpt") == {"from": "memory"}
     assert io.load_checkpoint(tmp_path / "b.ckpt") == {"from": "other file"}
 

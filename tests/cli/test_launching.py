@@ -6,11 +6,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch import Callback
 
 from dqn_lightning.checkpointing import files
-from tests.helpers.processes import command, environment, finish, on_machines, torchrun
+from tests.helpers.processes import ROOT, command, environment, finish, on_machines, torchrun
 from tests.helpers.states import CARTPOLE_SHORT, assert_same_run, progress_of
 
 pytestmark = pytest.mark.processes
@@ -63,6 +65,33 @@ def test_run_on_two_machines_resumes_as_the_same_run(uninterrupted: Path) -> Non
     on_machines(2, *FIT, FIRST_PART)
     on_machines(2, "fit", "--ckpt_path=last", BOTH_PARTS)
     assert_same_run(RUN, uninterrupted, num_ranks=2)
+
+
+class KillOnce(Callback):
+    """Kills rank 1 before the first checkpoint, unless it has done so before."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        marker = Path("killed")
+        if trainer.global_rank == 1 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.timeout(300)
+def test_torchrun_restarts_a_run_that_died_before_its_first_checkpoint(
+    uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = torchrun("--standalone", "--nproc_per_node=2", "--max_restarts=1")
+    flags = ("--ckpt_path=auto", "--trainer.devices=2", BOTH_PARTS)
+    killer = f"--trainer.callbacks+={__name__}.KillOnce"
+    # Otherwise the restarted ranks share a store with addresses of the killed ones.
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    result = finish([*launcher, *FIT, *flags, killer])
+    assert result.returncode == 0, result.stderr
+    assert Path("killed").exists()
+    assert_same_run(RUN, uninterrupted, num_ranks=2)
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["cartpole"]
 
 
 def test_number_of_started_processes_must_match_the_trainer() -> None:
