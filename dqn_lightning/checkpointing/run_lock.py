@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _FILE = ".lock"
+_LEASE_S = 120.0
 _HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
 _held: set[tuple[int, Path]] = set()  # process ids and directories
 
@@ -27,6 +29,9 @@ class RunLock:
     operating system releases it when the process ends for any reason. Forked processes do not
     inherit it, so environment workers that outlive a killed run do not keep its directory locked.
     A record lock does not exclude other locks of the same process, so these are tracked separately.
+
+    A lock of another machine is awaited for two minutes, because a file server releases the locks
+    of a machine that has crashed only after their lease, usually 90 seconds.
 
     If the platform or the file system does not support record locks, a warning is issued and the
     directory is not locked.
@@ -48,7 +53,7 @@ class RunLock:
         if fcntl is None:
             rank_zero_warn(f"{directory} is not locked, because this platform has no record locks")
         else:
-            self._file = _open_locked(directory)
+            self._file = _open_locked(directory, time.monotonic() + _LEASE_S)
         _held.add(self._key)
 
     def release(self) -> None:
@@ -61,8 +66,13 @@ class RunLock:
             self._file.close()
 
 
-def _open_locked(directory: Path) -> Any:
-    """Return the locked lock file, or None if the file system does not support record locks."""
+def _open_locked(directory: Path, deadline: float) -> Any:
+    """Return the locked lock file, or None if the file system does not support record locks.
+
+    Args:
+        directory: Directory to lock.
+        deadline: Time until which to wait for a lock of another machine.
+    """
     while True:
         file = (directory / _FILE).open("a+")
         try:
@@ -71,10 +81,13 @@ def _open_locked(directory: Path) -> Any:
             file.seek(0)
             holder = file.read() or "another process"
             file.close()
-            if error.errno in _HELD_BY_ANOTHER:
+            if error.errno not in _HELD_BY_ANOTHER:
+                rank_zero_warn(f"{directory} is not locked: {error.strerror}; use one process only")
+                return None
+            if holder.endswith(f" on {socket.gethostname()}") or time.monotonic() > deadline:
                 raise RunLockedError(_describe(directory, holder)) from None
-            rank_zero_warn(f"{directory} is not locked: {error.strerror}; use one process only")
-            return None
+            time.sleep(1.0)
+            continue
         if _is_current(file, directory / _FILE):
             file.truncate(0)
             file.write(_this_process())
@@ -96,4 +109,7 @@ def _this_process() -> str:
 
 
 def _describe(directory: Path, holder: str) -> str:
-    return f"{directory} is locked: {holder} is writing to it"
+    return (
+        f"{directory} is locked: {holder} is writing to it (if its machine has crashed, delete "
+        f"{directory / _FILE})"
+    )

@@ -95,6 +95,28 @@ def test_a_lock_file_that_is_deleted_while_it_is_locked_is_not_used(
     lock.release()
 
 
+@pytest.mark.parametrize("lease_s", [90, 200])
+def test_a_lock_of_another_machine_is_awaited_for_two_minutes(
+    lease_s: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    def lock(*_: object) -> None:
+        if len(waited) < lease_s:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    (tmp_path / ".lock").write_text("process 7 on crashed")
+    monkeypatch.setattr("fcntl.lockf", lock)
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("time.monotonic", lambda: sum(waited))
+    if lease_s > 120:
+        with pytest.raises(RunLockedError, match="process 7 on crashed"):
+            RunLock(tmp_path)
+    else:
+        RunLock(tmp_path).release()
+    assert sum(waited) == min(lease_s, 121)
+
+
 @pytest.mark.parametrize("missing", ["platform", "file system"])
 def test_without_record_locks_there_is_a_warning(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
