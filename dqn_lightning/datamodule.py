@@ -1,6 +1,7 @@
 """LightningDataModule that provides environments, replay, rollouts and evaluations."""
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -24,6 +25,7 @@ from dqn_lightning.interaction.evaluation import Evaluation, EvaluationSettings
 from dqn_lightning.interaction.rollouts import ReplayDataset, ScheduleSettings, TrainingSchedule
 from dqn_lightning.internals.lightning import (
     IGNORED_WARNINGS,
+    call_at_max_time,
     evaluate_between_batches,
     ignored_warnings,
 )
@@ -106,6 +108,7 @@ class DQNDataModule(LightningDataModule):
         self.progress = RunProgress()
         self.dataset: ReplayDataset | None = None
         self._stop_requested = False
+        self._timer: threading.Timer | None = None
         self._ignored_warnings = ExitStack()
 
     # Shapes that the network needs --------------------------------------------------------------
@@ -150,6 +153,8 @@ class DQNDataModule(LightningDataModule):
                     f"trainer.{name}: cannot extend a run; use data.schedule.total_env_steps"
                 )
         evaluate_between_batches(trainer)
+        if self.evaluation.every_env_steps is None:
+            trainer.num_sanity_val_steps = 0  # it would play episodes
         world_size = distributed.world_size()
         schedule = self._training_schedule(world_size)
         self.progress = RunProgress(run_id=distributed.random_id())
@@ -176,6 +181,7 @@ class DQNDataModule(LightningDataModule):
         """
         assert self.dataset is not None
         self._check_resumed(self.dataset)
+        self._timer = call_at_max_time(self.trainer, self.stop)
         return self.dataset
 
     def val_dataloader(self) -> "_Items":
@@ -196,12 +202,17 @@ class DQNDataModule(LightningDataModule):
         if self.observations is not None:
             return _Items([load_observations(self.observations, self.obs_shape)])
         collector = partial(self.collectors.evaluation, epsilon=0.0)
-        first = self.evaluation.test_seed
-        seeds = range(first, first + self.evaluation.episodes)
-        return _Items([Evaluation(collector, num_envs=1, episodes=1, seed=seed) for seed in seeds])
+        settings = self.evaluation
+        seeds = range(settings.test_seed, settings.test_seed + settings.episodes)
+        one_episode = partial(
+            Evaluation, collector, num_envs=1, episodes=1, max_steps=settings.max_steps
+        )
+        return _Items([one_episode(seed=seed) for seed in seeds])
 
     def teardown(self, stage: str) -> None:
         """Close all environments and, after `fit`, release the replay; keep `progress`."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._stop_requested = False
         if stage == "fit":
             self.dataset = None
@@ -246,6 +257,7 @@ class DQNDataModule(LightningDataModule):
             num_envs=min(episodes, MAX_EVAL_ENVS),
             episodes=episodes,
             seed=seed,
+            max_steps=self.evaluation.max_steps,
             stopped=lambda: self._stop_requested,
         )
 

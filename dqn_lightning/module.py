@@ -297,7 +297,7 @@ class DQNModule(LightningModule):
         """Return a dict with `action` [L] and `q_values` [L, A] for observations [L, …].
 
         If the batch is an `Evaluation`, its single episode is run. The dict then describes the L
-        steps of the episode, and also contains `obs` [L, …] and the scalar `episode_return`.
+        steps of the episode, and also contains `obs` [L, …], `episode_return` and `cut_short`.
         """
         if isinstance(batch, Evaluation):
             return predict_episode(batch, self.q_values)

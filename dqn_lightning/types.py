@@ -126,12 +126,15 @@ class Episode(NamedTuple):
         length: Number of environment steps in the episode.
         episode_return: Undiscounted sum of the rewards.
         env_steps: Environment steps of the whole run at the end of the episode.
+        cut_short: Whether an evaluation ended the episode because it was longer than
+            `data.evaluation.max_steps`.
     """
 
     env: int
     length: int
     episode_return: float
     env_steps: int
+    cut_short: bool = False
 
 
 class PlayedStep(NamedTuple):
@@ -143,6 +146,8 @@ class PlayedStep(NamedTuple):
         action: Action taken at this step; None after the last step.
         step: Environment steps since the start of the episode.
         episode_return: Undiscounted sum of the rewards so far.
+        cut_short: Whether the episode was ended because of its length, before the environment ended
+            it.
     """
 
     image: NDArray[np.uint8]
@@ -150,6 +155,7 @@ class PlayedStep(NamedTuple):
     action: int | None
     step: int
     episode_return: float
+    cut_short: bool = False
 
 
 class Clock(NamedTuple):

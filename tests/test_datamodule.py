@@ -1,10 +1,11 @@
 """The datamodule: environments given in different ways, seeds, and what one fit leaves behind."""
 
 import random
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +17,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from dqn_lightning import (
     ConfigError,
     DQNDataModule,
+    DQNModule,
     EnvSettings,
     EvaluationSettings,
     Linear,
@@ -152,6 +154,48 @@ def test_evaluations_of_many_episodes_use_at_most_twenty_environments() -> None:
 def test_a_minimum_length_of_training_is_refused(flag: str) -> None:
     with pytest.raises(ConfigError, match=rf"trainer\.{flag}: .*data\.schedule\.total_env_steps"):
         train(*make(), **{flag: 5})
+
+
+def test_an_evaluation_ends_when_the_time_of_the_run_is_over() -> None:
+    class NoteEvaluations(Callback):
+        ends: ClassVar[list[Any]] = []
+
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            self.ends.append((pl_module.summary, dict(trainer.callback_metrics)))
+
+    logger = Recorder()
+    seed_everything(1, verbose=False)
+    datamodule = make_datamodule(
+        "toy/Endless-v0",
+        learning_starts_env_steps=50,
+        eval_every_env_steps=100,
+        eval_max_steps=10**9,
+    )
+    module = DQNModule(datamodule.obs_shape, datamodule.num_actions)
+    start = time.monotonic()
+    limits = {"max_time": {"seconds": 1}, "num_sanity_val_steps": 0}
+    train(module, datamodule, NoteEvaluations(), logger=logger, **limits)
+    assert time.monotonic() - start < 5
+    assert NoteEvaluations.ends == [(None, {})]
+    assert not [name for _, name, _ in logger.rows if name.startswith("eval/")]
+    assert datamodule.progress.env_steps == 100
+    assert datamodule.progress.evaluation_pending
+
+
+def test_a_run_without_evaluations_has_no_sanity_check() -> None:
+    class CountSanityChecks(Callback):
+        count = 0
+
+        def on_sanity_check_start(self, *_: Any) -> None:
+            self.count += 1
+
+    counts = []
+    for every in (None, 100):
+        module, datamodule = make(eval_every_env_steps=every, total_env_steps=60)
+        callback = CountSanityChecks()
+        train(module, datamodule, callback)
+        counts.append(callback.count)
+    assert counts == [0, 1]
 
 
 def test_a_run_without_updates_is_warned_about() -> None:

@@ -63,10 +63,13 @@ class Progress(ProgressBar):
         if summary is None:
             return
         training = trainer.callback_metrics.get("train/return_mean")
+        cut = summary.episodes_cut_short
+        cut_text = f"   {cut} of {summary.episodes} episodes cut short" if cut else ""
         training_text = "" if training is None else f"   training {training.item():8.1f}"
         self._console.print(
             f"[bold]{pl_module.progress.env_steps:>9,}[/] env steps   evaluation "
-            f"[bold]{summary.return_mean:8.1f}[/] ± {summary.return_std:<6.1f}{training_text}",
+            f"[bold]{summary.return_mean:8.1f}[/] ± {summary.return_std:<6.1f}{training_text}"
+            f"{cut_text}",
             highlight=False,
         )
 

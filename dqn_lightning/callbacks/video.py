@@ -103,7 +103,8 @@ class Video(Callback):
         data, env_steps = trainer.datamodule, pl_module.progress.env_steps
         path = directory / "videos" / f"{env_steps}.{self.format}"
         path.parent.mkdir(exist_ok=True)
-        played_steps = play_episode(collector, pl_module.q_values, data.evaluation.seed)
+        seed, max_steps = data.evaluation.seed, data.evaluation.max_steps
+        played_steps = play_episode(collector, pl_module.q_values, seed, max_steps)
         sampler = FrameSampler(collector.envs.metadata.get("render_fps"), self.fps)
         until_stopped = takewhile(
             lambda played: played.step == 0 or not data.stop_requested, played_steps

@@ -56,9 +56,10 @@ def play(
 def _play_episodes(cli: "DQNCLI", episodes: int, fps: float) -> Iterator[TimedFrame]:
     collector = cli.datamodule.collectors.rendering()
     sampler = FrameSampler(collector.envs.metadata.get("render_fps"), fps)
-    first = cli.datamodule.evaluation.test_seed
+    settings = cli.datamodule.evaluation
     for number in range(episodes):
-        steps = play_episode(collector, cli.model.q_values, first + number)
+        seed = settings.test_seed + number
+        steps = play_episode(collector, cli.model.q_values, seed, settings.max_steps)
         yield from sampler.timed_frames(_report_return(cli, steps), f"episode {number + 1}")
 
 
@@ -66,8 +67,9 @@ def _report_return(cli: "DQNCLI", steps: Iterable[PlayedStep]) -> Iterator[Playe
     """Yield the steps of an episode, and print the return after the last step."""
     for step in steps:
         yield step
+    cut = ", cut short (data.evaluation.max_steps)" if step.cut_short else ""
     cli.console.print(
-        f"{_title(cli)}: return [bold]{step.episode_return:.1f}[/] in {step.step:,} steps",
+        f"{_title(cli)}: return [bold]{step.episode_return:.1f}[/] in {step.step:,} steps{cut}",
         highlight=False,
     )
 

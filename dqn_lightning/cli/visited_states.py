@@ -27,4 +27,5 @@ def visit_test_states(cli: "DQNCLI", episodes: int) -> Iterator[VisitedState]:
     settings = cli.datamodule.evaluation
     num_envs = min(episodes, MAX_EVAL_ENVS)
     collector = cli.datamodule.eval_collector(num_envs, settings.epsilon)
-    return visit_states(collector, cli.model.greedy_actions, episodes, settings.test_seed)
+    policy, seed = cli.model.greedy_actions, settings.test_seed
+    return visit_states(collector, policy, episodes, seed, settings.max_steps)

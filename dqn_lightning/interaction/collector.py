@@ -68,6 +68,17 @@ class Collector:
         progress.env_steps = progress.episodes = progress.episodes_before_step = 0
         self.returns[:] = 0
 
+    def restart_episodes(self, seed: int | None = None) -> None:
+        """Reset all environments; in the replay, truncate the episodes in progress.
+
+        Args:
+            seed: Seed for the first environment; environment i is seeded with `seed + i`. If None,
+                the environments keep their random generators.
+        """
+        obs, _ = self.envs.reset(seed=seed)
+        self.replay.restart_episodes(obs)
+        self.returns[:] = 0
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the environments and the actor, and of the replay without its rows.
 
@@ -116,9 +127,7 @@ class Collector:
                 raise NotRestorableError("the state of these environments could not be saved")
             load_vector_state(self.envs, state["envs"])
         except NotRestorableError as error:
-            obs, _ = self.envs.reset()
-            self.replay.restart_episodes(obs)
-            self.returns[:] = 0
+            self.restart_episodes()
             return str(error)
         return None
 

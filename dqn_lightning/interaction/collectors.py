@@ -58,6 +58,7 @@ class CollectorFactory:
         self._env = env
         self._replay = replay
         self._exploration = exploration
+        self._evaluation = evaluation
         self._eval_collectors: dict[tuple[int, float], Collector] = {}
         self._open_environments = ExitStack()
         self.env_factory = EnvFactory(env.id, env.kwargs or {}, env.wrappers or [])
@@ -82,6 +83,7 @@ class CollectorFactory:
         self.obs_dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
         self.obs_classes = None if classes is None else classes * frame_stack
         self.num_actions = int(cast(spaces.Discrete, envs.single_action_space).n)
+        self._time_limit = None if envs.spec is None else envs.spec.max_episode_steps
         envs.close()
 
     def training(self, device: torch.device, seed: int, progress: RunProgress) -> Collector:
@@ -122,6 +124,8 @@ class CollectorFactory:
         """
         key = num_envs, epsilon
         if key not in self._eval_collectors:
+            if not self._eval_collectors:
+                self._mention_missing_time_limit()
             vectorization = self._env.vectorization
             self._eval_collectors[key] = self._make_eval_collector(
                 self.eval_env_factory,
@@ -130,6 +134,14 @@ class CollectorFactory:
                 epsilon,
             )
         return self._eval_collectors[key]
+
+    def _mention_missing_time_limit(self) -> None:
+        limit = self.eval_env_factory.env_kwargs.get("max_episode_steps", self._time_limit)
+        if limit in (None, -1) and self._evaluation.wrappers is None:
+            rank_zero_info(
+                f"{self._env.id} has no time limit of its own: evaluation episodes are cut short "
+                f"after {self._evaluation.max_steps:,} steps (data.evaluation.max_steps)"
+            )
 
     def rendering(self) -> Collector:
         """Create a greedy collector with one evaluation environment that renders images.

@@ -6,16 +6,18 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.interaction.collector import Collector
+from dqn_lightning.interaction.evaluation import describe_cut
 from dqn_lightning.types import Observations, PlayedStep, Policy
 
 
 def play_episode(
-    collector: Collector, q_values: Callable[[Tensor], Tensor], seed: int
+    collector: Collector, q_values: Callable[[Tensor], Tensor], seed: int, max_steps: int
 ) -> Iterator[PlayedStep]:
     """Play one episode greedily; yield an item for each step, and one for the final state.
 
@@ -28,6 +30,7 @@ def play_episode(
         q_values: Function that maps observations [1, …] to action values [1, A]. It is called once
             per item.
         seed: Seed for the environment.
+        max_steps: Maximum length of the episode in environment steps; a longer one is cut short.
 
     Raises:
         ConfigError: If the environment does not render an RGB image [H, W, 3].
@@ -44,6 +47,10 @@ def play_episode(
         values, image = _evaluate_and_render(collector, q_values)
         if finished:
             yield PlayedStep(image, values, None, step, finished[0].episode_return)
+            return
+        if step == max_steps:
+            episode_return = float(collector.returns[0])
+            yield PlayedStep(image, values, None, step, episode_return, cut_short=True)
             return
 
 
@@ -79,11 +86,12 @@ class VisitedState(NamedTuple):
 
 
 def visit_states(
-    collector: Collector, policy: Policy, episodes: int, seed: int
+    collector: Collector, policy: Policy, episodes: int, seed: int, max_steps: int
 ) -> Iterator[VisitedState]:
     """Play whole episodes in parallel; yield every state in which the policy takes an action.
 
-    The environments are stepped lazily, as the iterator is advanced.
+    The environments are stepped lazily, as the iterator is advanced. If episodes were cut short,
+    their number is logged at the end.
 
     Args:
         collector: Evaluation collector, as returned by `DQNDataModule.eval_collector`.
@@ -91,23 +99,28 @@ def visit_states(
         episodes: Number of episodes. Each environment plays one episode at a time.
         seed: Seed of the first episode. Episode i is seeded with `seed + i`, unless a vectorized
             environment uses one random generator for all its environments.
+        max_steps: Maximum length of an episode in environment steps; a longer one is cut short.
 
     Raises:
         EnvironmentFailure: If an environment raised an exception.
     """
     collector.actor.rng = np.random.default_rng(seed)
     num_envs = collector.envs.num_envs
+    num_cut_short = 0
     for first in range(0, episodes, num_envs):
         collector.reset(seed + first)
         running = list(range(min(num_envs, episodes - first)))
         step = 0
-        while running:
+        while running and step < max_steps:
             obs = torch.as_tensor(collector.replay.current_obs())
             for env in running:  # a view would keep the observations of all environments alive
                 yield VisitedState(first + env, step, obs[env].clone())
             finished = {episode.env for episode in collector.step(policy)}
             running = [env for env in running if env not in finished]
             step += 1
+        num_cut_short += len(running)
+    if num_cut_short:
+        rank_zero_info(f"of {episodes:,} episodes, {describe_cut(num_cut_short, max_steps)}")
 
 
 def sample_states(

@@ -23,6 +23,9 @@ class EvaluationSettings:
     Args:
         every_env_steps: Environment steps between evaluations; null for no evaluations.
         episodes: Number of episodes per evaluation.
+        max_steps: Maximum length of an episode in environment steps. A longer episode is cut short:
+            it ends there and counts with its return so far. The default equals the limit of the
+            Atari protocol: 108,000 frames, of which each step takes 4.
         epsilon: Probability of a random action in evaluations and tests.
         seed: Seed for the first evaluation environment; environment i is seeded with `seed` + i.
         env_kwargs: Keyword arguments for `gymnasium.make` that extend or override those used for
@@ -39,6 +42,7 @@ class EvaluationSettings:
 
     every_env_steps: int | None = 5_000
     episodes: int = 20
+    max_steps: int = 27_000
     epsilon: float = 0.0
     seed: int = 1_000_000
     env_kwargs: dict[str, Any] | None = None
@@ -48,7 +52,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        for name in ("every_env_steps", "episodes", "test_episodes"):
+        for name in ("every_env_steps", "episodes", "max_steps", "test_episodes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.evaluation.{name}: must be at least 1, got {value}")
@@ -69,6 +73,10 @@ class Evaluation:
     episodes do not depend on the number of ranks, unless a vectorized environment uses one random
     generator for all of its environments.
 
+    An episode that reaches `max_steps` is cut short: it ends there and counts with its return so
+    far. Its environment plays its remaining episodes in another round: when each environment has
+    played its share or had an episode cut short, all are reset together, with new seeds.
+
     An evaluation is passed to Lightning as a batch. It is deliberately not iterable, because
     Lightning iterates over a batch to infer its size.
 
@@ -79,6 +87,7 @@ class Evaluation:
         num_envs: Number of environments over all ranks.
         episodes: Number of episodes over all ranks.
         seed: Seed for the first environment; environment i is seeded with `seed + i`.
+        max_steps: Maximum length of an episode in environment steps.
         stopped: Function that returns whether to stop immediately; called before each step.
 
     Attributes:
@@ -92,11 +101,13 @@ class Evaluation:
         num_envs: int,
         episodes: int,
         seed: int,
+        max_steps: int,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.num_envs = num_envs
         self.episodes = episodes
         self.seed = seed
+        self.max_steps = max_steps
         self.on_step: Callable[[Collector], None] = lambda _: None
         self._make_collector = make_collector
         self._stopped = stopped
@@ -133,24 +144,81 @@ class Evaluation:
         """
         collector = self._make_collector(num_envs)
         collector.actor.rng = np.random.default_rng(self.seed + first_env)
-        collector.reset(self.seed + first_env)
+        seed = self.seed + first_env
+        collector.reset(seed)
         share, rest = divmod(self.episodes, self.num_envs)
         num_left = [share + (first_env + i < rest) for i in range(num_envs)]
         played: list[tuple[Any, ...]] = []
+        while True:
+            for episode in self._play_round(collector, policy, num_left):
+                num_left[episode.env] -= 1
+                played.append(tuple(episode._replace(env=first_env + episode.env)))
+            if not any(num_left) or self._stopped():
+                return played
+            seed += self.num_envs
+            collector.restart_episodes(seed)
+            self.on_step(collector)  # for the reset rows between the episodes
+
+    def _play_round(
+        self, collector: Collector, policy: Policy, num_left: list[int]
+    ) -> list[Episode]:
+        """Play until each environment has played its episodes, or had an episode cut short.
+
+        Not all vector environments can reset a single one of their environments. After an episode
+        was cut short, its environment is therefore stepped without effect until the round ends.
+
+        Args:
+            collector: Collector whose environments have just been reset.
+            policy: Greedy policy.
+            num_left: Number of episodes that each environment still has to play.
+
+        Returns:
+            The episodes in the order in which they ended; fewer if the evaluation was stopped.
+        """
+        num_left = list(num_left)
+        played: list[Episode] = []
+        step = 0
         while any(num_left) and not self._stopped():
-            for episode in self._step(collector, policy):
+            episodes = self._step(collector, policy)
+            step += 1
+            if step >= self.max_steps:  # no episode can be this long earlier
+                episodes = [*episodes, *_cut_short(collector, self.max_steps)]
+            for episode in episodes:
                 if num_left[episode.env] > 0:
-                    num_left[episode.env] -= 1
-                    played.append(tuple(episode._replace(env=first_env + episode.env)))
+                    played.append(episode)
+                    num_left[episode.env] -= num_left[episode.env] if episode.cut_short else 1
+            if not any(num_left):  # the environments are reset next
+                collector.replay.newest("truncated")[~collector.replay.pending_is_reset] = True
+            self.on_step(collector)
         return played
 
     def _step(self, collector: Collector, policy: Policy) -> list[Episode]:
         try:
-            episodes = collector.step(policy)
+            return collector.step(policy)
         except EnvironmentFailure as error:
             raise EnvironmentFailure(f"during an evaluation: {error}") from error.__cause__
-        self.on_step(collector)
-        return episodes
+
+
+def _cut_short(collector: Collector, max_steps: int) -> list[Episode]:
+    """Return the episodes in progress that have just reached `max_steps` environment steps."""
+    replay = collector.replay
+    reached = (replay.pending_episode_step == max_steps) & ~replay.pending_is_reset
+    env_steps = collector.progress.env_steps
+    return [
+        Episode(int(i), max_steps, float(collector.returns[i]), env_steps, cut_short=True)
+        for i in reached.nonzero()[0]
+    ]
+
+
+def describe_cut(num_cut_short: int, max_steps: int) -> str:
+    """Return text about the episodes that were cut short, or an empty string if there are none.
+
+    >>> describe_cut(2, 27_000)
+    '2 cut short after 27,000 steps (data.evaluation.max_steps)'
+    """
+    if not num_cut_short:
+        return ""
+    return f"{num_cut_short:,} cut short after {max_steps:,} steps (data.evaluation.max_steps)"
 
 
 class EvaluationResult(NamedTuple):
@@ -163,6 +231,8 @@ class EvaluationResult(NamedTuple):
         return_min: Smallest return.
         return_max: Largest return.
         length_mean: Mean of the episode lengths in environment steps.
+        episodes_cut_short: Number of episodes that were cut short by `data.evaluation.max_steps`;
+            their lengths and their returns so far are included in the statistics.
     """
 
     episodes: int
@@ -171,3 +241,4 @@ class EvaluationResult(NamedTuple):
     return_min: float
     return_max: float
     length_mean: float
+    episodes_cut_short: int = 0

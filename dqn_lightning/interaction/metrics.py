@@ -98,6 +98,7 @@ class EvaluationMetrics:
         # Compute groups would let metrics share their state if it is equal after the first update,
         # as it is for returns and lengths where every step has a reward of 1.
         self._metrics = MetricCollection(dict[str, Any](statistics), compute_groups=False)
+        self._num_cut_short = 0
 
     @property
     def names(self) -> list[str]:
@@ -126,19 +127,26 @@ class EvaluationMetrics:
             returns=torch.tensor(returns, dtype=torch.float64),
             lengths=torch.tensor(lengths, dtype=torch.int64),
         )
+        self._num_cut_short += sum(episode.cut_short for episode in episodes)
 
     def compute(self) -> dict[str, float]:
-        """Return the values of all metrics, starting with the fields of `EvaluationResult`."""
+        """Return the values of all metrics, starting with the fields of `EvaluationResult`.
+
+        The value `episodes_cut_short` is omitted if it is 0.
+        """
         values = {name: float(value) for name, value in self._metrics.compute().items()}
-        first = {name: values[name] for name in EvaluationResult._fields}
+        if self._num_cut_short:
+            values["episodes_cut_short"] = float(self._num_cut_short)
+        first = {name: values[name] for name in EvaluationResult._fields if name in values}
         return {**first, **values}
 
     def result(self) -> EvaluationResult:
         """Return the metrics that are always computed, as an `EvaluationResult`."""
         values = self.compute()
-        episodes, *statistics = (values[name] for name in EvaluationResult._fields)
-        return EvaluationResult(int(episodes), *statistics)
+        episodes, *statistics = (values[name] for name in EvaluationResult._fields[:-1])
+        return EvaluationResult._make((int(episodes), *statistics, self._num_cut_short))
 
     def reset(self) -> None:
         """Reset every metric."""
         self._metrics.reset()
+        self._num_cut_short = 0

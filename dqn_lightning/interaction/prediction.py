@@ -22,7 +22,8 @@ def predict_episode(
 
     Returns:
         A dictionary with `obs` [L, …], `action` [L] and `q_values` [L, A] for the L steps, and the
-        scalar `episode_return`.
+        scalars `episode_return` and `cut_short` (whether the episode was cut short by
+        `data.evaluation.max_steps`).
     """
     observations: list[Tensor] = []
     values: list[Tensor] = []
@@ -39,4 +40,5 @@ def predict_episode(
         "action": all_values.argmax(dim=1),
         "q_values": all_values,
         "episode_return": torch.tensor(episode.episode_return),
+        "cut_short": torch.tensor(episode.cut_short),
     }

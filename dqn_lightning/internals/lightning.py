@@ -6,6 +6,7 @@ that depends on it.
 """
 
 import re
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -136,6 +138,29 @@ def evaluate_between_batches(trainer: Trainer) -> None:
 def evaluate_after_this_batch(trainer: Trainer, due: bool) -> None:
     """Make Lightning run a validation after the current batch if and only if `due` is true."""
     trainer.val_check_batch = 1 if due else float("inf")
+
+
+def call_at_max_time(trainer: Any, stop: Callable[[], None]) -> threading.Timer | None:
+    """Start a thread that calls a function when `trainer.max_time` is over.
+
+    Lightning itself checks the time only at the end of a batch, which is a whole rollout. A thread
+    costs nothing per environment step, and also ends evaluations.
+
+    Args:
+        trainer: Trainer that is about to start training.
+        stop: Function to call in the thread.
+
+    Returns:
+        The thread, which can be canceled; None if the time is not limited.
+    """
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    seconds = [left for timer in timers if (left := timer.time_remaining()) is not None]
+    if not seconds:
+        return None
+    thread = threading.Timer(max(0.0, min(seconds)), stop)
+    thread.daemon = True
+    thread.start()
+    return thread
 
 
 def is_fitting(module: LightningModule) -> bool:

@@ -29,7 +29,7 @@ def always_action_2(obs: Any) -> Any:
 def record_states(num_states: int, num_envs: int, episodes: int) -> diagnostics.StateRecorder:
     states = diagnostics.StateRecorder(num_states)
     collector = partial(make_datamodule("toy/Walk-v0").eval_collector, epsilon=0.0)
-    evaluation = Evaluation(collector, num_envs=num_envs, episodes=episodes, seed=5)
+    evaluation = Evaluation(collector, num_envs=num_envs, episodes=episodes, seed=5, max_steps=99)
     evaluation.on_step = states.record
     evaluation(always_action_2)
     return states

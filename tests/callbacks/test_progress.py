@@ -73,3 +73,6 @@ def test_evaluations_are_printed_even_if_the_output_is_not_a_terminal() -> None:
     module: Any = SimpleNamespace(summary=summary, progress=run_progress, evaluates_training=True)
     progress.on_validation_end(trainer, module)
     assert re.fullmatch(r" +12,345 env steps +evaluation +44\.4 ± 1\.5 *\n", output.getvalue())
+    module.summary = summary._replace(episodes_cut_short=3)
+    progress.on_validation_end(trainer, module)
+    assert output.getvalue().endswith("   3 of 20 episodes cut short\n")

@@ -33,6 +33,11 @@ def test_play_writes_a_video(suffix: str, capsys: pytest.CaptureFixture[str]) ->
         assert image.n_frames == 20
 
 
+def test_play_reports_an_episode_that_is_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*DRAWN, "--out=video.gif", "--data.evaluation.max_steps=4"]) == 0
+    assert "in 4 steps, cut short (data.evaluation.max_steps)" in capsys.readouterr().out
+
+
 def test_play_needs_only_a_checkpoint_and_plays_like_test(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

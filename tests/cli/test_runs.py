@@ -195,6 +195,7 @@ def test_test_needs_only_a_checkpoint_and_writes_its_result(
         "return_min",
         "return_max",
         "length_mean",
+        "episodes_cut_short",
         "env_steps",
         "grad_steps",
         "seed",
@@ -204,6 +205,24 @@ def test_test_needs_only_a_checkpoint_and_writes_its_result(
     assert result["grad_steps"] > 0
     (run / "test.json").unlink()
     assert read_files(run) == before
+
+
+def test_episodes_that_are_cut_short_are_reported_as_cut_short(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = "--data.evaluation.max_steps=5"
+    assert main(["test", "--ckpt_path", str(run / "best.ckpt"), limit]) == 0
+    cut = r"3 cut short after 5 steps \(data\.evaluation\.max_steps\)"
+    assert re.search(rf"return 5\.0 ± 0\.0 over 3 episodes .*, {cut}", capsys.readouterr().out)
+    assert json.loads((run / "test.json").read_text())["episodes_cut_short"] == 3
+    assert main(["predict", "--ckpt_path", str(run / "best.ckpt"), limit]) == 0
+    predictions = torch.load(run / "predictions.pt", weights_only=True)
+    assert [(len(p["action"]), bool(p["cut_short"])) for p in predictions] == [(5, True)] * 2
+    (run / "predictions.pt").unlink()
+    assert fit("--data.env.id=CliffWalking-v1", "--run_name=cliff", limit) == 0
+    with Path("checkpoints/cliff/metrics.csv").open() as rows:
+        cut_short = [row["eval/episodes_cut_short"] for row in csv.DictReader(rows)]
+    assert [value for value in cut_short if value] == ["2", "2", "2"]
 
 
 def test_flags_take_precedence_over_the_config_of_the_run(run: Path) -> None:

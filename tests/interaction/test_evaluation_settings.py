@@ -13,6 +13,7 @@ from dqn_lightning.interaction.evaluation import EvaluationSettings
     [
         ("every_env_steps", 0),
         ("episodes", 0),
+        ("max_steps", 0),
         ("test_episodes", -1),
         ("seed", -1),
         ("test_seed", -2),

@@ -63,7 +63,18 @@ def test_metrics_of_two_episodes_match_values_computed_by_hand() -> None:
     metrics = EvaluationMetrics()
     metrics.update([Episode(0, 2, 1.0, 0), Episode(1, 4, 3.0, 0)])
     assert metrics.result() == EvaluationResult(2, 2.0, 1.0, 1.0, 3.0, 3.0)
-    assert list(metrics.compute()) == list(EvaluationResult._fields)
+    assert list(metrics.compute()) == list(EvaluationResult._fields[:-1])
+
+
+def test_episodes_that_were_cut_short_are_counted_and_included_in_all_metrics() -> None:
+    metrics = EvaluationMetrics()
+    metrics.update([Episode(0, 2, 1.0, 0), Episode(1, 4, 3.0, 0, cut_short=True)])
+    assert metrics.result() == EvaluationResult(2, 2.0, 1.0, 1.0, 3.0, 3.0, 1)
+    assert metrics.compute()["episodes_cut_short"] == 1.0
+    metrics.reset()
+    metrics.update([Episode(0, 2, 1.0, 0)])
+    assert metrics.result().episodes_cut_short == 0
+    assert "episodes_cut_short" not in metrics.compute()
 
 
 @pytest.mark.parametrize("num_episodes", [1, 2, 20, 100, 1_000])
@@ -92,7 +103,7 @@ def test_updates_accumulate_until_the_metrics_are_reset() -> None:
     assert metrics.result().return_mean == 3.0
     metrics.reset()
     metrics.update(make_episodes([5.0], [7]))
-    assert metrics.result() == (1, 5.0, 0.0, 5.0, 5.0, 7.0)
+    assert metrics.result() == (1, 5.0, 0.0, 5.0, 5.0, 7.0, 0)
 
 
 def test_lengths_stay_separate_when_they_equal_the_returns_of_the_first_evaluation() -> None:
@@ -112,7 +123,7 @@ def test_added_metrics_receive_the_arguments_that_they_accept() -> None:
     values = metrics.compute()
     assert values["success_rate"] == 0.5
     assert values["reward_per_step"] == 0.5
-    assert list(values)[: len(EvaluationResult._fields)] == list(EvaluationResult._fields)
+    assert list(values)[:6] == list(EvaluationResult._fields[:6])
 
 
 def test_added_metrics_are_reset_too() -> None:
