@@ -82,5 +82,7 @@ def _result(cli: "DQNCLI", directory: Path) -> dict[str, str]:
         lines["test it"] = f"python train.py test --ckpt_path {best}"
         lines["watch it"] = f"python train.py play --ckpt_path {best}"
     elif (every := cli.datamodule.evaluation.every_env_steps) is not None:
-        lines["no best.ckpt"] = f"no evaluation was due (data.evaluation.every_env_steps {every:,})"
+        lines["no best.ckpt"] = (
+            f"no evaluation was completed (data.evaluation.every_env_steps {every:,})"
+        )
     return lines

@@ -17,7 +17,8 @@ from dqn_lightning.errors import ConfigError
 from dqn_lightning.interaction.actor import EpsilonGreedy, ExplorationSettings, ladder
 from dqn_lightning.interaction.collector import Collector
 from dqn_lightning.interaction.evaluation import EvaluationSettings
-from dqn_lightning.replay import ReplayBuffer, ReplaySettings, Storage
+from dqn_lightning.replay import PrioritySampler, ReplayBuffer, ReplaySettings
+from dqn_lightning.replay.memory import ReplaySize, check_memory, format_bytes
 from dqn_lightning.schedules import Constant, as_schedule
 from dqn_lightning.types import RunProgress
 
@@ -203,16 +204,19 @@ class CollectorFactory:
         return envs
 
     def _training_replay(self, device: torch.device, seed: np.random.SeedSequence) -> ReplayBuffer:
-        capacity = self._replay.capacity
-        size = _format_bytes(Storage.num_bytes(capacity, self.frame_shape, self.obs_dtype))
-        rank_zero_info(f"replay: {capacity:,} rows, {size}")
+        settings, capacity = self._replay, self._replay.capacity
+        on_gpu = device.type == "cuda"
+        has_priorities = isinstance(settings.sampler, PrioritySampler)
+        spaces = self.frame_shape, self.obs_dtype
+        size = ReplaySize.of(capacity, *spaces, has_priorities, on_gpu)
+        rank_zero_info(f"replay: {capacity:,} rows, {format_bytes(sum(size))}")
+        check_memory(size, capacity, device)
         try:
             return self._make_replay(capacity, self._env.num_envs, seed, device=device)
-        except RuntimeError as error:
-            on_gpu = device.type == "cuda"
-            memory = "GPU memory; try --data.replay.device cpu" if on_gpu else "memory"
+        except (RuntimeError, MemoryError) as error:
             raise ConfigError(
-                f"data.replay.capacity: {capacity:,} rows ({size}) do not fit into {memory}"
+                f"data.replay.capacity: {capacity:,} rows ({format_bytes(sum(size))}) do not fit "
+                f"into {'GPU memory; try --data.replay.device cpu' if on_gpu else 'memory'}"
             ) from error
 
     def _make_replay(
@@ -242,16 +246,3 @@ class CollectorFactory:
 
 def _to_int31(seed: np.random.SeedSequence) -> int:
     return int(seed.generate_state(1)[0] >> 1)
-
-
-def _format_bytes(num_bytes: float) -> str:
-    """Format a number of bytes with three significant digits and a unit.
-
-    >>> _format_bytes(7_060_000_000)
-    '7.06 GB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"
