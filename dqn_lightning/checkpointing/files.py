@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -169,6 +170,11 @@ def read(path: Path, source: str) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # its message advises to load the file unsafely
+        raise ConfigError(
+            f"{source}: {path} contains objects other than tensors and plain values, which are not "
+            "loaded, because they could run code"
+        ) from error
     except Exception as error:  # torch.load raises many types of errors for unreadable files
         raise _corrupt(path, source, type(error).__name__) from error
 

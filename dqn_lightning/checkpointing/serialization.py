@@ -12,6 +12,16 @@ import torch
 
 _KIND = "__kind__"
 _PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
+_BIT_GENERATORS = {
+    kind.__name__: kind
+    for kind in (
+        np.random.MT19937,
+        np.random.PCG64,
+        np.random.PCG64DXSM,
+        np.random.Philox,
+        np.random.SFC64,
+    )
+}
 
 
 class NotSerializableError(TypeError):
@@ -42,6 +52,8 @@ def to_plain(value: Any) -> Any:
         return {_KIND: "dict", "items": items}
     if isinstance(value, np.random.Generator):
         bits = value.bit_generator
+        if type(bits).__name__ not in _BIT_GENERATORS:
+            raise NotSerializableError(type(bits).__name__)
         return {_KIND: "generator", "name": type(bits).__name__, "state": to_plain(bits.state)}
     raise NotSerializableError(type(value).__name__)
 
@@ -56,7 +68,7 @@ def from_plain(value: Any) -> Any:
 
 
 def _generator(value: dict[str, Any]) -> np.random.Generator:
-    bits = getattr(np.random, value["name"])()
+    bits = _BIT_GENERATORS[value["name"]]()  # a file must not choose what is called
     bits.state = from_plain(value["state"])
     return np.random.Generator(bits)
 

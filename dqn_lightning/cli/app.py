@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,19 @@ from dqn_lightning.callbacks import (
 )
 from dqn_lightning.callbacks.run_directory import RunDirectory
 from dqn_lightning.callbacks.stop_on_signal import EXIT_CODES, StopOnSignal
-from dqn_lightning.cli.arguments import AUTO, RUNS, run_name_of, with_config
+from dqn_lightning.cli.arguments import (
+    AUTO,
+    RUNS,
+    config_of_checkpoint,
+    run_name_of,
+    with_config,
+)
 from dqn_lightning.cli.checkpoint import LoadedCheckpoint
 from dqn_lightning.cli.registry import COMMANDS, load
+from dqn_lightning.cli.trust import TRUST_FLAG, check_config, trusted_names_only
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.errors import ConfigError
+from dqn_lightning.internals.jsonargparse import refuse_untyped_factories
 from dqn_lightning.internals.lightning import NO_16_MIXED, CommandLine, ignored_warnings
 from dqn_lightning.module import DQNModule
 
@@ -64,8 +72,15 @@ def run(arguments: list[str], default_configs: Mapping[str, Path]) -> int:
         ConfigError: If a setting is invalid.
     """
     _keep_freed_memory()
-    with _quiet(), ignored_warnings(_IGNORED_WARNINGS):
-        cli = DQNCLI(args=with_config(arguments, default_configs))
+    completed = with_config(arguments, default_configs)
+    untrusted = config_of_checkpoint(arguments, completed, default_configs)
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
+        stack.enter_context(ignored_warnings(_IGNORED_WARNINGS))
+        if untrusted is not None and TRUST_FLAG not in arguments:
+            check_config(untrusted)
+            stack.enter_context(trusted_names_only(arguments, untrusted))
+        cli = DQNCLI(args=completed)
     received = cli.stop_on_signal.received
     # Only rank 0 reports the signal: launchers treat other exit codes of any rank as failures.
     return 0 if received is None or cli.trainer.global_rank > 0 else EXIT_CODES[received]
@@ -88,6 +103,7 @@ class DQNCLI(CommandLine):
         console: Console to which commands print their results.
     """
 
+    unsaved_flags = ("config", TRUST_FLAG.removeprefix("--"))
     datamodule: DQNDataModule
     model: DQNModule
     run_directory: RunDirectory
@@ -144,6 +160,11 @@ class DQNCLI(CommandLine):
             default=None,
             help="CPU threads for PyTorch (null: its default). Small networks are fastest with 1.",
         )
+        parser.add_argument(
+            TRUST_FLAG,
+            action="store_true",
+            help="Let the config.yaml beside the checkpoint name any class, function or file.",
+        )
         parser.add_lightning_class_args(TargetSync, "target_sync")
         parser.add_lightning_class_args(GradientClamp, "gradient_clamp")
         parser.add_lightning_class_args(EpisodeLog, "episode_log")
@@ -154,7 +175,8 @@ class DQNCLI(CommandLine):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args`, not `sys.argv`, which lacks the config added by `with_config`."""
-        self.config = parser.parse_args(args)
+        with refuse_untyped_factories():
+            self.config = parser.parse_args(args)
 
     # Building -----------------------------------------------------------------------------------
 

@@ -57,6 +57,22 @@ def with_config(arguments: list[str], default_configs: Mapping[str, Path]) -> li
     return [command, "--config", str(default_configs[command]), *arguments[1:]]
 
 
+def config_of_checkpoint(
+    given: list[str], completed: list[str], default_configs: Mapping[str, Path]
+) -> Path | None:
+    """Return the config that is used only because it lies beside the checkpoint, if there is one.
+
+    Args:
+        given: Arguments as the user typed them.
+        completed: Arguments returned by `with_config`.
+        default_configs: Default config file for each command, by command name.
+    """
+    if any(_values_of(_CONFIG, given)) or not any(_values_of({"--ckpt_path"}, given)):
+        return None
+    configs = map(Path, _values_of(_CONFIG, completed))
+    return next((path for path in configs if path not in default_configs.values()), None)
+
+
 def check_positive(flag: str, value: float) -> None:
     """Check that the value of a flag is positive.
 

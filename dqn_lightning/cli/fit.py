@@ -1,6 +1,7 @@
 """The command `fit`, which trains an agent."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from dqn_lightning import distributed
 from dqn_lightning.callbacks import Checkpoints, Timing
 from dqn_lightning.checkpointing.checkpoint_io import AtomicCheckpointIO
 from dqn_lightning.cli.arguments import AUTO
+from dqn_lightning.cli.trust import TRUST_FLAG, is_safe
 from dqn_lightning.errors import RankLostError
 
 if TYPE_CHECKING:
@@ -79,8 +81,11 @@ def _result(cli: "DQNCLI", directory: Path) -> dict[str, str]:
     lines["files"] = f"{directory}{os.sep}: {names}"
     best = directory / "best.ckpt"
     if best.exists():
-        lines["test it"] = f"python train.py test --ckpt_path {best}"
-        lines["watch it"] = f"python train.py play --ckpt_path {best}"
+        flags = f"--ckpt_path {shlex.quote(str(best))}"
+        if not is_safe(directory / "config.yaml"):
+            flags += f" {TRUST_FLAG}"
+        lines["test it"] = f"python train.py test {flags}"
+        lines["watch it"] = f"python train.py play {flags}"
     elif (every := cli.datamodule.evaluation.every_env_steps) is not None:
         lines["no best.ckpt"] = (
             f"no evaluation was completed (data.evaluation.every_env_steps {every:,})"

@@ -265,7 +265,7 @@ def _attributes(owner: Any) -> dict[str, Any]:
     for name, value in vars(owner).items():
         if name in _CONSTANT_ATTRIBUTES or _is_constant(value):
             continue
-        if type(value).__module__.startswith("gymnasium.wrappers."):
+        if _is_helper(value):
             state[name] = {"attributes": _attributes(value)}
         else:
             state[name] = {"value": to_plain(value)}
@@ -273,11 +273,19 @@ def _attributes(owner: Any) -> dict[str, Any]:
 
 
 def _load_attributes(owner: Any, state: dict[str, Any]) -> None:
+    """Set the attributes that `_attributes` saves; a file must not change any others."""
     for name, saved in state.items():
-        if "attributes" in saved:
-            _load_attributes(getattr(owner, name), saved["attributes"])
-        else:
+        current = vars(owner).get(name)
+        if name.startswith("__") or name in _CONSTANT_ATTRIBUTES or _is_constant(current):
+            continue
+        if "value" in saved:
             setattr(owner, name, from_plain(saved["value"]))
+        elif _is_helper(current):
+            _load_attributes(current, saved["attributes"])
+
+
+def _is_helper(value: Any) -> bool:
+    return type(value).__module__.startswith("gymnasium.wrappers.")
 
 
 def _is_constant(value: Any) -> bool:

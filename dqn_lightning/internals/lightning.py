@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn.parallel import DistributedDataParallel
 
 from dqn_lightning.errors import ConfigError
+from dqn_lightning.internals.jsonargparse import refusal_in
 
 NO_16_MIXED = (
     "trainer.precision: 16-mixed needs a gradient scaler, which updates inside a rollout bypass; "
@@ -240,6 +241,9 @@ class _Parser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
+        if refusal := refusal_in(message):
+            key = re.match(r'Parser key "([^"]*)"', message)
+            raise ConfigError(f"{key[1]}: {refusal}" if key else refusal) from ex
         if no_file := _NO_CONFIG_FILE.match(message):
             flag, value = no_file.groups()
             raise ConfigError(
@@ -289,7 +293,12 @@ class CommandLine(LightningCLI):
         commands: Function for each command, by command name. The first line of a function's
             docstring is the command's help.
         **kwargs: Keyword arguments for LightningCLI.
+
+    Attributes:
+        unsaved_flags: Flags that `dump_settings` omits.
     """
+
+    unsaved_flags: tuple[str, ...] = ("config",)
 
     def __init__(self, commands: Mapping[str, Callable[..., None]], **kwargs: Any) -> None:
         self.commands = commands
@@ -411,14 +420,16 @@ class CommandLine(LightningCLI):
         return self._get(self.config_init, name)
 
     def dump_settings(self, **changes: Any) -> str:
-        """Return the command's settings as YAML, without the flags that its function defines.
+        """Return the command's settings as YAML.
+
+        Flags that the command's function defines, and `unsaved_flags`, are omitted.
 
         Args:
             **changes: Settings to replace, by flag name.
         """
         name = str(self.subcommand)
         config = self.config[name].clone()
-        for flag in ("config", *self._subcommand_method_arguments[name]):
+        for flag in (*self.unsaved_flags, *self._subcommand_method_arguments[name]):
             config.pop(flag, None)
         for flag, value in changes.items():
             config[flag] = value
