@@ -26,8 +26,8 @@ from dqn_lightning.interaction.rollouts import ReplayDataset, ScheduleSettings, 
 from dqn_lightning.internals.lightning import (
     IGNORED_WARNINGS,
     call_at_max_time,
-    evaluate_between_batches,
     ignored_warnings,
+    prepare_fit,
 )
 from dqn_lightning.replay import ReplaySettings
 from dqn_lightning.replay.augmentations import check_augmentation
@@ -145,16 +145,8 @@ class DQNDataModule(LightningDataModule):
             raise ConfigError("predict runs in one process; use --trainer.devices 1")
         if stage != "fit":
             return
-        trainer = self.trainer
-        assert trainer is not None
-        for name in ("min_steps", "min_epochs"):
-            if getattr(trainer, name):
-                raise ConfigError(
-                    f"trainer.{name}: cannot extend a run; use data.schedule.total_env_steps"
-                )
-        evaluate_between_batches(trainer)
-        if self.evaluation.every_env_steps is None:
-            trainer.num_sanity_val_steps = 0  # it would play episodes
+        assert self.trainer is not None
+        prepare_fit(self.trainer, has_evaluations=self.evaluation.every_env_steps is not None)
         world_size = distributed.world_size()
         schedule = self._training_schedule(world_size)
         self.progress = RunProgress(run_id=distributed.random_id())

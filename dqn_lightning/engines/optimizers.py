@@ -1,6 +1,7 @@
 """Factory for the optimizer and its learning-rate scheduler, in the form Lightning expects."""
 
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -28,18 +29,33 @@ def make_optimizer(
         Lightning expects from `configure_optimizers`.
 
     Raises:
-        ConfigError: If the optimizer rejects its settings, or the scheduler needs a metric.
+        ConfigError: If the optimizer or the scheduler rejects its settings, or the scheduler needs
+            a metric.
     """
-    try:
-        optimizer: torch.optim.Optimizer = make(parameters)
-    except ValueError as error:
-        raise ConfigError(f"model.optimizer: {error}") from error
+    optimizer: torch.optim.Optimizer = _call("model.optimizer", make, parameters)
     if make_lr_scheduler is None:
         return optimizer
-    scheduler = make_lr_scheduler(optimizer)
+    scheduler = _call("model.lr_scheduler", make_lr_scheduler, optimizer)
     if isinstance(scheduler, ReduceLROnPlateau):
         raise ConfigError(
             "model.lr_scheduler: ReduceLROnPlateau needs a metric, but schedules are stepped after "
             "every update; use one that counts steps"
         )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+
+def _call(flag: str, make: Callable[[Any], Any], argument: Any) -> Any:
+    """Call a factory; report errors about its settings as errors of the given flag.
+
+    PyTorch's classes raise errors of several types if their settings are invalid. Other types than
+    `ValueError` raised by a user's class are propagated unchanged.
+    """
+    try:
+        return make(argument)
+    except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not isinstance(error, ValueError) and not frame.f_globals["__name__"].startswith(
+            "torch."
+        ):
+            raise
+        raise ConfigError(f"{flag}: {type(error).__name__}: {error}") from error

@@ -17,7 +17,11 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    Timer,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -124,16 +128,38 @@ def set_logging_step(trainer: Trainer, env_steps: int) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = env_steps - 2
 
 
-def evaluate_between_batches(trainer: Trainer) -> None:
-    """Allow Lightning to validate after any batch, not only at the end of an epoch.
+def prepare_fit(trainer: Trainer, has_evaluations: bool) -> None:
+    """Check settings that Lightning cannot apply to rollouts, and schedule validation by rollouts.
 
-    `evaluate_after_this_batch` selects the batches. If Lightning validated only at the end of an
-    epoch, callbacks such as EarlyStopping could not act during the epoch.
+    Lightning is configured to validate after any batch, not only at the end of an epoch, so that
+    callbacks such as EarlyStopping can act during an epoch; `evaluate_after_this_batch` selects the
+    batches.
+
+    Args:
+        trainer: Trainer that is about to fit; its callbacks are not set up yet.
+        has_evaluations: Whether the run has evaluations. If not, Lightning's sanity check is
+            skipped, because it would be an evaluation.
+
+    Raises:
+        ConfigError: If a setting of the trainer or a callback cannot be applied.
     """
+    for name in ("min_steps", "min_epochs"):
+        if getattr(trainer, name):
+            raise ConfigError(
+                f"trainer.{name}: cannot extend a run; use data.schedule.total_env_steps"
+            )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # untyped there
+        if isinstance(callback, (GradientAccumulationScheduler, StochasticWeightAveraging)):
+            raise ConfigError(
+                f"trainer.callbacks: {type(callback).__name__} changes Lightning's updates, but "
+                "updates run inside a rollout"
+            )
     trainer.check_val_every_n_epoch = None
     trainer.val_check_interval = 1
     if hasattr(trainer, "_val_check_time_interval"):  # since Lightning 2.6
         trainer._val_check_time_interval = None
+    if not has_evaluations:
+        trainer.num_sanity_val_steps = 0
 
 
 def evaluate_after_this_batch(trainer: Trainer, due: bool) -> None:
@@ -334,7 +360,7 @@ class CommandLine(LightningCLI):
         def instantiate(class_type: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             try:
                 return class_type(*args, **kwargs)
-            except ConfigError as error:
+            except (ConfigError, MisconfigurationException) as error:
                 failures.append(self._with_flag(error, class_type, kwargs))
                 raise
             except Exception as error:
@@ -347,7 +373,7 @@ class CommandLine(LightningCLI):
         except ValueError as error:
             if not _is_raised_by("jsonargparse", error):
                 raise
-            raise (failures[-1] if failures else ConfigError(str(error))) from None
+            raise (failures[-1] if failures else ConfigError(in_one_line(str(error)))) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Create the trainer.
@@ -359,7 +385,7 @@ class CommandLine(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except ConfigError:
             raise
-        except (MisconfigurationException, TypeError, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(self._with_trainer_flag(str(error))) from error
 
     def _with_trainer_flag(self, message: str) -> str:
@@ -375,8 +401,8 @@ class CommandLine(LightningCLI):
         return f"{flag}: {' '.join(message.split())}"
 
     def _with_flag(
-        self, error: ConfigError, class_type: Callable[..., Any], arguments: dict[str, Any]
-    ) -> ConfigError:
+        self, error: Exception, class_type: Callable[..., Any], arguments: dict[str, Any]
+    ) -> Exception:
         """Return an error whose message starts with the flag that selected the failing class.
 
         The original error is returned if its message already contains the flag.
@@ -386,9 +412,7 @@ class CommandLine(LightningCLI):
             class_type: Class whose constructor raised the error.
             arguments: Arguments of the constructor.
         """
-        for key, value in self.config[self.subcommand].items(branches=True):
-            if not isinstance(value, Namespace) or "class_path" not in value:
-                continue
+        for key, value in _class_settings(self.config[self.subcommand]):
             name = value.class_path.rpartition(".")[2]
             init_args = value.get("init_args")
             same_arguments = (vars(init_args) if init_args else {}) == arguments
@@ -435,6 +459,14 @@ class CommandLine(LightningCLI):
             config[flag] = value
         text: str = self._parser(name).dump(config, skip_none=False)
         return text
+
+
+def _class_settings(config: Namespace) -> Iterator[tuple[str, Namespace]]:
+    """Yield the flag and the setting of each class, including the members of lists."""
+    for key, value in config.items(branches=True):
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, Namespace) and "class_path" in each:
+                yield key, each
 
 
 def _is_raised_by(package: str, error: Exception) -> bool:

@@ -117,6 +117,31 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
         (["--trainer.devices=0"], r"trainer\.devices: .*Trainer\(devices="),
         (["--trainer.devices=-2"], r"trainer\.devices: .*> 0"),
         (["--trainer.overfit_batches=1.5"], r"trainer\.overfit_batches: .*1\.5"),
+        (
+            [
+                "--trainer.callbacks+=EarlyStopping",
+                "--trainer.callbacks.monitor=x",
+                "--trainer.callbacks.mode=median",
+            ],
+            r"trainer\.callbacks: .*median",
+        ),
+        (["--trainer.callbacks+=dqn_lightning.callbacks.Timing"], r"trainer\.callbacks: .*Timing"),
+        (
+            ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=1.0"],
+            r"trainer\.callbacks: StochasticWeightAveraging",
+        ),
+        (
+            ["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=0.5"],
+            r"model\.lr_scheduler: .*step_size",
+        ),
+        (
+            [
+                "--model.lr_scheduler=ExponentialLR",
+                "--model.lr_scheduler.gamma=0.9",
+                "--model.lr_scheduler.last_epoch=2",
+            ],
+            r"model\.lr_scheduler: KeyError: .*initial_lr",
+        ),
         (["--trainer.max_time=soon"], r"trainer\.max_time: .*soon"),
     ],
 )

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  (its log handler keeps the stderr of its import)
 import pytest
 
 from dqn_lightning.cli.main import main
