@@ -1,7 +1,6 @@
 """A run that stops and resumes equals the uninterrupted run, bit for bit."""
 
 import functools
-import random
 import shutil
 import signal
 import subprocess
@@ -746,48 +745,3 @@ def test_a_full_disk_ends_the_run_and_keeps_its_checkpoints(
     for name in ("last.ckpt", "best.ckpt"):
         assert after[str(run / name)] == before[str(run / name)]
     assert {name for name in after if "state" in name} == {n for n in before if "state" in n}
-
-
-@pytest.mark.slow
-@pytest.mark.processes
-@pytest.mark.timeout(1_800)
-def test_a_run_killed_fifty_times_equals_the_uninterrupted_run() -> None:
-    """Processes are killed by SIGKILL at random moments; each resumes from `last.ckpt`."""
-    flags = (
-        *CARTPOLE_SHORT,
-        "--data.replay.capacity=20000",
-        "--data.schedule.rollout_env_steps=50",
-        "--data.evaluation.every_env_steps=5000",
-        "--checkpoints.every_n_env_steps=100",
-        "--checkpoints.keep_last=2",
-        length(60_000),
-    )
-    one, two = fit("cartpole", "one", *flags), Path("checkpoints", "two")
-    last, rng, progress = two / "last.ckpt", random.Random(0), [0]
-    for kills in range(50):
-        begun = last.exists()
-        if not begun:
-            shutil.rmtree(two, ignore_errors=True)
-        arguments = ["--ckpt_path=last"] if begun else flags
-        written = mtime(last)
-        process = subprocess.Popen(
-            fit_command("--run_name=two", *arguments), stderr=subprocess.DEVNULL, env=environment()
-        )
-        while process.poll() is None and mtime(last) == written:
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.5))
-        assert process.poll() is None, f"the run was over after {kills} kills; make it longer"
-        process.kill()
-        process.wait()
-        unfinished = [path for path in two.rglob(".*") if path.is_file()]
-        assert len(unfinished) <= 1, unfinished
-        checkpoint = files.load(last, "source")
-        progress.append(checkpoint["dqn_lightning"]["progress"]["env_steps"])
-        run_id = checkpoint["dqn_lightning"]["progress"]["run_id"]
-        (name,) = checkpoint["full_state"]["files"]
-        store.SavedState(two, run_id, 0, name, "source")  # checks all files
-    assert progress == sorted(progress)
-    assert progress[-1] > progress[1]
-    resume(two)
-    assert not [path for path in two.rglob(".*") if path.is_file()]
-    assert_same_run(one, two)
