@@ -648,6 +648,46 @@ def test_a_state_file_of_another_format_is_refused(
     assert_refused(run, capsys, "--ckpt_path", "format 3", "format 2")
 
 
+MALFORMED: dict[str, tuple[tuple[Any, ...], Any]] = {
+    "no state of the module": (("state_dict",), [1]),
+    "another version": (("pytorch-lightning_version",), 7),
+    "no loops": (("loops",), None),
+    "no callbacks": (("callbacks",), None),
+    "no states of callbacks": (("callbacks",), {"Checkpoints": 3}),
+    "no optimizer": (("optimizer_states",), [{}]),
+    "no progress": (("dqn_lightning", "progress"), {}),
+    "a tensor as progress": (("dqn_lightning", "progress"), torch.zeros(2)),
+    "no format": (("dqn_lightning",), {}),
+    "no names of state files": (("full_state",), {"tables": []}),
+    "a number of state files": (("full_state", "files"), 7),
+    "no tables": (("full_state", "tables"), torch.zeros(2)),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_checkpoint_is_refused_and_leaves_nothing_behind(
+    case: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue 22: these ended with a traceback, and with a new run directory."""
+    last = read_checkpoint(run)
+    (*keys, key), value = MALFORMED[case]
+    functools.reduce(dict.__getitem__, keys, last)[key] = value
+    files.save(last, run / "last.ckpt")
+    assert_refused(run, capsys, "error: --ckpt_path: ", "last.ckpt", flags=("--run_name=new",))
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("content", [[1], torch.zeros(3), {}, {"state_dict": torch.zeros(3)}])
+def test_a_file_without_a_module_is_refused_by_all_commands(
+    content: Any, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(run / "last.ckpt")
+    files.save(content, Path(path))
+    for name in ("fit", "test", "play", "export"):
+        assert main([name, "--ckpt_path", path]) == 2
+        assert f"error: --ckpt_path: {path} is not a checkpoint" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_an_older_format_can_be_tested_but_not_resumed(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,7 +186,9 @@ def _find_states(
 
 
 def _check_tables(trainer: Trainer, path: Path, tables: list[Any]) -> None:
-    """Check the CSV files of a run that resumes in its own directory, without changing them.
+    """Check the CSV files of a resumed run, without changing them.
+
+    If the run resumes in a new directory, there are no files to check.
 
     Args:
         trainer: Trainer of the run.
@@ -200,8 +202,8 @@ def _check_tables(trainer: Trainer, path: Path, tables: list[Any]) -> None:
     if trainer.is_global_zero:
         try:
             for logger, state in zip(_csv_loggers(trainer), tables, strict=False):
-                if path.parent.resolve() == Path(logger.save_dir).resolve():
-                    logger.check_state(state)
+                in_same_directory = path.parent.resolve() == Path(logger.save_dir).resolve()
+                logger.check_state(state, must_exist=in_same_directory)
         except ConfigError as error:
             problem = f"--ckpt_path: {path.name} refers to: {error}; {NEW_DIRECTORY_HINT}"
     distributed.raise_on_all_ranks(ConfigError, problem)

@@ -47,7 +47,8 @@ def read_module_state(checkpoint: dict[str, Any], optimizer: Optimizer | None) -
 
     Args:
         checkpoint: Content of the checkpoint.
-        optimizer: Optimizer of the run that resumes; None if the weights are only evaluated.
+        optimizer: New optimizer of the run that resumes, into which the saved state is loaded to
+            check that it fits; None if the weights are only evaluated.
 
     Returns:
         Dict as returned by `module_state`; before format 1, it contains only progress and means.
@@ -67,6 +68,7 @@ def read_module_state(checkpoint: dict[str, Any], optimizer: Optimizer | None) -
         )
     if optimizer is not None:
         check_same_optimizer(state, optimizer)
+        optimizer.load_state_dict(checkpoint["optimizer_states"][0])  # fails now rather than later
     return dict(state)
 
 

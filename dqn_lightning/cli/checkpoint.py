@@ -1,9 +1,13 @@
 """The checkpoint of a command: reading it once, checking it, and loading its weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from lightning.pytorch import Trainer
+from packaging.version import Version
 
 from dqn_lightning.checkpointing import files
 from dqn_lightning.errors import ConfigError
@@ -35,7 +39,8 @@ class LoadedCheckpoint:
     def _read(self) -> None:
         self._modified_ns = self._last_modified_ns()
         self.content: dict[str, Any] = files.load(self.path, "--ckpt_path")
-        if not isinstance(self.content, dict) or "state_dict" not in self.content:
+        weights = self.content.get("state_dict") if isinstance(self.content, dict) else None
+        if not isinstance(weights, dict):
             raise ConfigError(f"--ckpt_path: {self.path} is not a checkpoint of a module")
 
     def _last_modified_ns(self) -> int | None:
@@ -64,14 +69,47 @@ class LoadedCheckpoint:
         name: str | None = yaml.safe_load(config.read_text()).get("run_name")
         return name
 
+    @contextmanager
+    def reported_as_malformed(self) -> Iterator[None]:
+        """Convert errors in the block to a `ConfigError` that names the checkpoint.
+
+        This is for code that fails only if the checkpoint's content has another structure than that
+        of a checkpoint written by this project.
+        """
+        try:
+            yield
+        except ConfigError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise ConfigError(f"--ckpt_path: {self.path} is malformed ({reason})") from error
+
+    def check_resumable(self, trainer: Trainer) -> None:
+        """Check what Lightning restores after the run's directory has been created.
+
+        Raises:
+            ConfigError: If the checkpoint is malformed.
+        """
+        with self.reported_as_malformed():
+            Version(self.content["pytorch-lightning_version"])
+            trainer.fit_loop.load_state_dict(self.content["loops"]["fit_loop"])
+            dictionaries = [
+                self.content["callbacks"],
+                *self.content["optimizer_states"],
+                *self.content["lr_schedulers"],
+            ]
+            for value in dictionaries:
+                value.items()
+
     def load_into(self, module: DQNModule) -> None:
         """Load the weights and the run's progress into a module.
 
         Raises:
             ConfigError: If the checkpoint's format is not supported.
         """
-        module.on_load_checkpoint(self.content)
-        module.load_state_dict(self.content["state_dict"])
+        with self.reported_as_malformed():
+            module.on_load_checkpoint(self.content)
+            module.load_state_dict(self.content["state_dict"])
 
     def check_fits(self, module: DQNModule) -> None:
         """Check that the saved weights have the same names and shapes as a module's weights.
@@ -80,11 +118,12 @@ class LoadedCheckpoint:
             ConfigError: If they differ, because the checkpoint belongs to another network or to an
                 environment with other spaces.
         """
-        saved = {name: tuple(value.shape) for name, value in self.content["state_dict"].items()}
+        with self.reported_as_malformed():
+            saved = {name: tuple(value.shape) for name, value in self.content["state_dict"].items()}
+            spaces = dict(self.content.get("hyper_parameters", {}))
         ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
         if saved == ours:
             return
-        spaces = self.content.get("hyper_parameters", {})
         name = next(n for n in sorted(ours.keys() | saved.keys()) if ours.get(n) != saved.get(n))
         raise ConfigError(
             f"--ckpt_path: {self.path} belongs to another network or environment (observations "

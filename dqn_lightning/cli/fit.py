@@ -12,7 +12,8 @@ from dqn_lightning.callbacks import Checkpoints, Timing
 from dqn_lightning.checkpointing.checkpoint_io import AtomicCheckpointIO
 from dqn_lightning.cli.arguments import AUTO
 from dqn_lightning.cli.trust import TRUST_FLAG, is_safe
-from dqn_lightning.errors import RankLostError
+from dqn_lightning.errors import EnvironmentFailure, RankLostError
+from dqn_lightning.internals.lightning import is_restoring
 
 if TYPE_CHECKING:
     from dqn_lightning.cli.app import DQNCLI
@@ -31,6 +32,7 @@ def fit(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
             with random weights.
 
     Raises:
+        ConfigError: If the checkpoint is malformed.
         RankLostError: If another rank's process died or stopped responding.
     """
     checkpoint = cli.checkpoint
@@ -41,15 +43,21 @@ def fit(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
         rank_zero_info(f"{ckpt_path} contains weights only: they initialize a new run")
         ckpt_path = None
     elif checkpoint is not None:
+        checkpoint.check_resumable(cli.trainer)
         io = AtomicCheckpointIO(checkpoint.path, checkpoint.current_content)
         cli.trainer.strategy.checkpoint_io = io
     try:
         with cli.stop_on_signal.handle_signals(cli.datamodule.stop):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
-    except RuntimeError as error:
-        if cli.rank_watch.lost is None:
+    except (EnvironmentFailure, OSError):
+        raise
+    except Exception as error:
+        if cli.rank_watch.lost is not None and isinstance(error, RuntimeError):
+            raise RankLostError(cli.rank_watch.lost) from error
+        if checkpoint is None or not is_restoring(cli.trainer):
             raise
-        raise RankLostError(cli.rank_watch.lost) from error
+        with checkpoint.reported_as_malformed():
+            raise
     _print_result(cli)
 
 

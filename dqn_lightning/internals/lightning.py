@@ -199,6 +199,11 @@ def is_fitting(module: LightningModule) -> bool:
     return trainer is not None and trainer.state.fn == TrainerFn.FITTING
 
 
+def is_restoring(trainer: Trainer) -> bool:
+    """Return whether the trainer is restoring a checkpoint, or failed while doing so."""
+    return bool(trainer._checkpoint_connector._loaded_checkpoint)
+
+
 def keep_buffers_per_rank(trainer: Trainer) -> None:
     """Prevent DistributedDataParallel from copying rank 0's buffers to all other ranks."""
     wrapped = trainer.strategy.model

@@ -60,14 +60,18 @@ class CSVLogger(Logger):
         """Write the tables to disk; return the columns, row count and digest of each table."""
         return {name: table.state_dict() for name, table in self._tables.items()}
 
-    def check_state(self, state: dict[str, Any]) -> None:
+    def check_state(self, state: dict[str, Any], must_exist: bool = True) -> None:
         """Check that the files begin with the tables whose state was saved, without changing them.
+
+        Args:
+            state: State returned by `state_dict`.
+            must_exist: Whether a missing file is an error.
 
         Raises:
             ConfigError: If a file is missing, or if its rows differ from the saved table.
         """
         for name, table in self._tables.items():
-            table.check(**state[name])
+            table.check(must_exist, **state[name])
 
     @rank_zero_only
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -154,8 +158,8 @@ class _Table:
         digest = self._sha256.hexdigest()
         return {"columns": list(self._columns), "rows": self._rows, "digest": digest}
 
-    def check(self, columns: list[str], rows: int, digest: str) -> None:
-        if rows == 0:
+    def check(self, must_exist: bool, columns: list[str], rows: int, digest: str) -> None:
+        if rows == 0 or not (must_exist or self._path.exists()):
             return
         try:
             text = _to_text(columns, _read_rows(self._path)[:rows])

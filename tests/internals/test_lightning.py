@@ -90,6 +90,14 @@ PRIVATE_ATTRIBUTES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: LightningArgumentParser()._option_string_actions,
         "suggesting a flag for a misspelled one",
     ),
+    "_checkpoint_connector._loaded_checkpoint": (
+        lambda: trainer_of()._checkpoint_connector._loaded_checkpoint,
+        "reporting a malformed checkpoint",
+    ),
+    "Trainer.fit_loop.load_state_dict": (
+        lambda: trainer_of().fit_loop.load_state_dict,
+        "checking a checkpoint before a run directory is created",
+    ),
     "Strategy.model": (lambda: trainer_of().strategy.model, "the buffers of each rank"),
     "Strategy.checkpoint_io": (
         lambda: trainer_of().strategy.checkpoint_io,
