@@ -17,7 +17,7 @@ from dqn_lightning.checkpointing.store import keep_newest, numbered_checkpoint
 from dqn_lightning.errors import ConfigError, NonFiniteError, WriteError
 from dqn_lightning.interaction.rollouts import Rollout
 from dqn_lightning.module import DQNModule
-from dqn_lightning.types import Clock
+from dqn_lightning.types import Clock, RunProgress
 
 _WITHOUT_METRICS = ("dqn_lightning.", "lightning.")
 """Packages whose callbacks log no metrics that can be monitored."""
@@ -92,7 +92,7 @@ class Checkpoints(Checkpoint):
 
         Raises:
             ConfigError: If the checkpoint has a best score, but `best.ckpt` is missing or corrupt,
-                belongs to another run, or is older than the best score.
+                belongs to another run, or was not saved by the best evaluation.
         """
         saved = checkpoint.get("callbacks", {}).get(self.state_key, {})
         path, directory = Path(str(trainer.ckpt_path)), run_directory_of(trainer)
@@ -104,7 +104,7 @@ class Checkpoints(Checkpoint):
             and directory.resolve() == path.parent.resolve()
         ):
             try:
-                _check_best(path, pl_module.progress.run_id, saved["best_env_steps"])
+                _check_best(path, pl_module.progress, saved["best_env_steps"])
             except ConfigError as error:
                 problem = f"{error}; {NEW_DIRECTORY_HINT}"
         distributed.raise_on_all_ranks(ConfigError, problem)
@@ -234,25 +234,27 @@ class Checkpoints(Checkpoint):
         distributed.raise_on_all_ranks(WriteError, problem)
 
 
-def _check_best(path: Path, run_id: str, env_steps: int) -> None:
+def _check_best(path: Path, resumed: RunProgress, env_steps: int) -> None:
     """Check that the `best.ckpt` beside a checkpoint is the one that the checkpoint expects.
 
-    It may be newer, because a run can end between writing `best.ckpt` and `last.ckpt`.
+    It may also be newer than the checkpoint, because a run can be killed after it has written
+    `best.ckpt` and before it writes `last.ckpt`.
 
     Args:
         path: Checkpoint from which the run resumes.
-        run_id: Identifier of the run.
+        resumed: Progress of the run in this checkpoint.
         env_steps: Environment step of the best evaluation.
 
     Raises:
-        ConfigError: If it is missing, corrupt, older or of another run.
+        ConfigError: If `best.ckpt` is missing, corrupt, of another run, or of another evaluation.
     """
     best, source = path.with_name("best.ckpt"), f"--ckpt_path: {path.name} refers to"
-    progress = files.load(best, source)[KEY]["progress"]
-    if progress["run_id"] != run_id:
+    content = files.load(best, source)
+    progress = content[KEY]["progress"]
+    if progress["run_id"] != resumed.run_id:
         raise ConfigError(f"{source}: {best} belongs to another run")
-    if progress["env_steps"] < env_steps:
+    saved = progress["env_steps"]
+    if "optimizer_states" in content or (saved != env_steps and saved < resumed.env_steps):
         raise ConfigError(
-            f"{source}: {best} was saved at environment step {progress['env_steps']}, before the "
-            f"best evaluation at {env_steps}"
+            f"{source}: {best} was not saved by the best evaluation, at step {env_steps}"
         )

@@ -131,9 +131,9 @@ def resume(directory: Path, checkpoint_directory: Path, run_id: str = "a run") -
     callback.on_load_checkpoint(trainer, module, state)
 
 
-def write_best(directory: Path, env_steps: int) -> None:
+def write_best(directory: Path, env_steps: int, **more: Any) -> None:
     progress = RunProgress(env_steps=env_steps, run_id="a run")
-    content = {"dqn_lightning": {"progress": progress.state_dict()}}
+    content = {"dqn_lightning": {"progress": progress.state_dict()}, **more}
     files.save(content, directory / "best.ckpt")
 
 
@@ -145,9 +145,14 @@ def test_the_best_checkpoint_of_a_resumed_run_must_be_the_expected_one(tmp_path:
     name = r"^--ckpt_path: last\.ckpt refers to: .*best\.ckpt"
     with pytest.raises(ConfigError, match=rf"{name} belongs to another run; --run_name=NAME"):
         resume(tmp_path, tmp_path, run_id="other")
-    write_best(tmp_path, 100)
-    with pytest.raises(ConfigError, match=rf"{name} was saved at environment step 100.* at 200;"):
-        resume(tmp_path, tmp_path)
+    for other in (
+        {"env_steps": 100},
+        {"env_steps": 250},
+        {"env_steps": 300, "optimizer_states": []},
+    ):
+        write_best(tmp_path, **other)
+        with pytest.raises(ConfigError, match=rf"{name} was not saved by .* step 200;"):
+            resume(tmp_path, tmp_path)
     (tmp_path / "best.ckpt").write_bytes(b"damaged")
     with pytest.raises(ConfigError, match=rf"{name} is corrupt"):
         resume(tmp_path, tmp_path)
