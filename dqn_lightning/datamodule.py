@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -71,6 +72,7 @@ class DQNDataModule(LightningDataModule):
         progress: Counts of environment steps, episodes and updates in the run; a new object is
             created when a run starts.
         dataset: Dataset that yields rollouts during training; None otherwise.
+        shared_settings: Further settings that must be the same on all ranks, by name.
 
     Raises:
         ConfigError: If a setting is invalid.
@@ -107,6 +109,7 @@ class DQNDataModule(LightningDataModule):
             )
         self.progress = RunProgress()
         self.dataset: ReplayDataset | None = None
+        self.shared_settings: dict[str, Any] = {}
         self._stop_requested = False
         self._timer: threading.Timer | None = None
         self._ignored_warnings = ExitStack()
@@ -137,8 +140,10 @@ class DQNDataModule(LightningDataModule):
         are created when they are first used.
 
         Raises:
-            ConfigError: If a trainer setting is not supported.
+            ConfigError: If a trainer setting is not supported, or settings of ranks differ.
         """
+        if distributed.is_distributed():
+            distributed.check_same_settings(self._settings())
         self._ignored_warnings.enter_context(ignored_warnings(IGNORED_WARNINGS))
         use_atomic_checkpoints(self.trainer)
         if stage == "predict" and distributed.world_size() > 1:
@@ -238,6 +243,18 @@ class DQNDataModule(LightningDataModule):
             epsilon: Probability of a random action.
         """
         return self.collectors.evaluation(num_envs, epsilon)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings, and properties of the environments, that all ranks must share."""
+        own = {name: value for name, value in vars(self).items() if is_dataclass(value)}
+        spaces = {name: getattr(self, name) for name in ("obs_shape", "obs_classes", "num_actions")}
+        spec = gym.registry.get(self.env.id.rpartition(":")[2])
+        return {
+            "data": {**own, "seed": self.seed},
+            "model": dict(self.trainer.lightning_module.hparams),  # type: ignore[union-attr]
+            "environment": {"spec": spec, "obs_dtype": self.collectors.obs_dtype, **spaces},
+            **self.shared_settings,
+        }
 
     def _end_training(self) -> None:
         assert self.trainer is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
@@ -263,6 +264,10 @@ class DQNCLI(CommandLine):
             )
         if self.checkpoint is not None:
             self.checkpoint.check_fits(self.model)
+        if expected > 1:
+            settings = yaml.safe_load(self.dump_settings(run_name=self._run_name()))
+            settings["ckpt_path"] = self.setting("ckpt_path")
+            self.datamodule.shared_settings = settings
 
     def _run_name(self) -> str:
         configs = [str(path) for path in self.setting("config") or []]

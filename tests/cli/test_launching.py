@@ -12,7 +12,16 @@ import pytest
 from lightning.pytorch import Callback
 
 from dqn_lightning.checkpointing import files
-from tests.helpers.processes import ROOT, command, environment, finish, on_machines, torchrun
+from tests.helpers.commands import CARTPOLE
+from tests.helpers.processes import (
+    ROOT,
+    command,
+    environment,
+    finish,
+    main_in_ranks,
+    on_machines,
+    torchrun,
+)
 from tests.helpers.states import CARTPOLE_SHORT, assert_same_run, progress_of
 
 pytestmark = pytest.mark.processes
@@ -100,6 +109,22 @@ def test_number_of_started_processes_must_match_the_trainer() -> None:
     assert result.returncode != 0
     assert "trainer.devices, trainer.num_nodes: 2 processes" in result.stderr
     assert not list(Path().iterdir())
+
+
+def test_ranks_with_different_settings_are_rejected_on_all_ranks() -> None:
+    fit = ("fit", "--data.replay.capacity=2000")
+    different = ("--data.replay.batch_size=32", "--target_sync.every_n_env_steps=5")
+    env = ("--data.env.kwargs.max_episode_steps=7",)
+    ranks = main_in_ranks(fit, (*fit, *different), (*fit, *env), default_configs={"fit": CARTPOLE})
+    for rank, (exit_code, error) in enumerate(ranks):
+        assert exit_code == 2, error
+        assert f"error (rank {rank}): " in error
+        assert "data.replay.batch_size: 64 (rank 0, 2), 32 (rank 1); " in error
+        assert "data.env.kwargs.max_episode_steps: null (rank 0, 1), 7 (rank 2): " in error
+        assert "target_sync.every_n_env_steps: 10 (rank 0, 2), 5 (rank 1)" in error
+        assert "num_envs" not in error
+        assert "Traceback" not in error
+    assert not Path("checkpoints").exists()
 
 
 def test_sync_batchnorm_on_cpus_is_rejected() -> None:

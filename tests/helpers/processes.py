@@ -5,7 +5,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-from dqn_lightning import DQNDataModule, DQNModule
+from dqn_lightning import DQNDataModule, DQNModule, distributed
+from dqn_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 QUIET: dict[str, Any] = {
@@ -72,6 +74,51 @@ def fit_in_ranks(
     ranks_trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
 
 
+def main_in_ranks(
+    *arguments: Sequence[str], default_configs: dict[str, Path] | None = None, timeout: float = 60.0
+) -> list[tuple[int | None, str]]:
+    """Run the command line on several simulated machines, in forked processes with one rank each.
+
+    Args:
+        *arguments: Arguments of each rank.
+        default_configs: Default config file for each command.
+        timeout: Seconds after which the ranks are killed.
+
+    Returns:
+        Exit code and error output of each rank.
+    """
+    port = free_port()
+
+    def run(rank: int) -> None:
+        sys.stderr = open(f"errors-{rank}", "w", buffering=1)  # noqa: SIM115
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {"NODE_RANK": str(rank), "LOCAL_RANK": "0"}
+        flags = (f"--trainer.num_nodes={len(arguments)}", "--trainer.devices=1")
+        code = main([*arguments[rank], *flags], default_configs)
+        distributed.destroy_process_group()
+        os._exit(code)
+
+    context = multiprocessing.get_context("fork")
+    ranks = [
+        context.Process(target=run, args=(rank,), daemon=True) for rank in range(len(arguments))
+    ]
+    for process in ranks:
+        process.start()
+    deadline = time.monotonic() + timeout
+    for process in ranks:
+        process.join(max(0.0, deadline - time.monotonic()))
+    for process in ranks:
+        process.kill()
+    return [(each.exitcode, Path(f"errors-{i}").read_text()) for i, each in enumerate(ranks)]
+
+
+def free_port() -> int:
+    """Return a port that is not in use."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def command(*arguments: str) -> list[str]:
     """Return the command `python train.py …`."""
     return [sys.executable, str(ROOT / "train.py"), *arguments]
@@ -84,9 +131,7 @@ def torchrun(*options: str) -> list[str]:
 
 def on_machines(num_machines: int, *arguments: str, timeout: float = 110.0) -> None:
     """Run a command on several simulated machines: torchrun agents with one rank each."""
-    with socket.socket() as probe:  # finds a free port
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     machines = []
     for rank in range(num_machines):
         node = (f"--node_rank={rank}", "--master_addr=127.0.0.1", f"--master_port={port}")
