@@ -177,7 +177,7 @@ class DQNDataModule(LightningDataModule):
                 `resume.require_replay` is true.
         """
         assert self.dataset is not None
-        self._check_resumed(self.dataset)
+        self.dataset.check_resumed(self.resume.require_replay)
         self._timer = call_at_max_time(self.trainer, self.stop)
         return self.dataset
 
@@ -294,35 +294,6 @@ class DQNDataModule(LightningDataModule):
 
     def _run_seed(self) -> int:
         return torch.initial_seed() if self.seed is None else self.seed
-
-    def _check_resumed(self, dataset: ReplayDataset) -> None:
-        """Log where a resumed run continues; skip updates while an empty replay is refilled.
-
-        Raises:
-            ConfigError: If the replay is empty and `resume.require_replay` is true.
-        """
-        progress, schedule = self.progress, dataset.schedule
-        if schedule.is_over(progress.rollout_end, progress.episodes):
-            rank_zero_info(
-                f"the run is already over, at environment step {progress.env_steps:,}; to continue "
-                "it, raise data.schedule.total_env_steps or data.schedule.total_episodes"
-            )
-        elif progress.env_steps == 0:
-            return
-        elif dataset.collector.replay.rows:
-            rank_zero_info(f"resuming at environment step {progress.env_steps:,}")
-        elif self.resume.require_replay:
-            raise ConfigError(
-                "data.resume.require_replay: the replay was not restored; use a FullState callback "
-                "to save and restore it, or set the flag to false to resume with an empty replay"
-            )
-        else:
-            wait = schedule.first_update_env_steps
-            dataset.skip_updates_before(progress.env_steps + wait)
-            rank_zero_info(
-                f"resuming at environment step {progress.env_steps:,} with an empty replay: "
-                f"learning starts again after {wait:,} more"
-            )
 
     def _describe_ranks(self, world_size: int, schedule: TrainingSchedule) -> str:
         """Return a log message with the batch size and other sizes, summed over all ranks."""

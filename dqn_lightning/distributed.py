@@ -178,7 +178,7 @@ def check_same_settings(settings: Mapping[str, Any]) -> None:
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield the full name and text of each value, except None, in nested mappings and dataclasses."""
+    """Yield the name and text of each value except None in nested mappings and dataclasses."""
     if is_dataclass(value):
         value = vars(value)
     if isinstance(value, Mapping):

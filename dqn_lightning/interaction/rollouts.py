@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -205,6 +206,38 @@ class ReplayDataset(IterableDataset["Rollout"]):
         if progress.update_times not in ([], self.schedule.update_times):
             progress.next_update = self.schedule.first_update_at_or_after(progress.env_steps + 1)
         progress.update_times = self.schedule.update_times
+
+    def check_resumed(self, require_replay: bool) -> None:
+        """Log where a resumed run continues; skip updates while an empty replay is refilled.
+
+        Args:
+            require_replay: Whether to refuse to resume with an empty replay.
+
+        Raises:
+            ConfigError: If the replay is empty and `require_replay` is true.
+        """
+        progress, schedule = self.progress, self.schedule
+        if schedule.is_over(progress.rollout_end, progress.episodes):
+            rank_zero_info(
+                f"the run is already over, at environment step {progress.env_steps:,}; to continue "
+                "it, raise data.schedule.total_env_steps or data.schedule.total_episodes"
+            )
+        elif progress.env_steps == 0:
+            return
+        elif self.collector.replay.rows:
+            rank_zero_info(f"resuming at environment step {progress.env_steps:,}")
+        elif require_replay:
+            raise ConfigError(
+                "data.resume.require_replay: the replay was not restored; use a FullState callback "
+                "to save and restore it, or set the flag to false to resume with an empty replay"
+            )
+        else:
+            wait = schedule.first_update_env_steps
+            self.skip_updates_before(progress.env_steps + wait)
+            rank_zero_info(
+                f"resuming at environment step {progress.env_steps:,} with an empty replay: "
+                f"learning starts again after {wait:,} more"
+            )
 
     def skip_updates_before(self, env_steps: int) -> None:
         """Skip all updates that are due before this environment step."""
