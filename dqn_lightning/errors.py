@@ -24,8 +24,14 @@ class RunLockedError(RuntimeError):
 class EnvironmentFailure(RuntimeError):  # noqa: N818  (`EnvironmentError` is a Python builtin)
     """Error in an environment.
 
-    The original exception is `__cause__`, unless the environment runs in a subprocess.
+    If the environment raised an exception, that exception is `__cause__`, or its traceback if the
+    environment runs in a worker process. Otherwise there is no cause, and the message describes the
+    whole error.
     """
+
+
+class InvalidEnvironmentError(EnvironmentFailure):
+    """An environment returned a value that does not match its spaces, or called `sys.exit`."""
 
 
 class NotRecordableError(ConfigError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from dqn_lightning.cli.registry import COMMANDS, load
 from dqn_lightning.errors import (
     ConfigError,
+    EnvironmentFailure,
     NonFiniteError,
     RankLostError,
     RunLockedError,
@@ -44,6 +45,11 @@ def main(
         return 1
     except (NonFiniteError, RankLostError, RunLockedError, OSError) as error:
         return _fail(str(error), 1)
+    except EnvironmentFailure as error:
+        if error.__cause__ is None:
+            return _fail(str(error), 1)
+        traceback.print_exc()  # shows where the environment raised the exception
+        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except SystemExit as stop:

@@ -1,9 +1,7 @@
 """Create single and vectorized environments, with actionable error messages."""
 
 import difflib
-import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,19 +9,15 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import Autoreset
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from dqn_lightning.envs.checks import CheckedEnv, CheckedVectorEnv
 from dqn_lightning.envs.observations import adapt
-from dqn_lightning.envs.state import (
-    NotRestorableError,
-    RestoreByReplay,
-    env_state,
-    load_env_state,
-    supports_state,
-)
+from dqn_lightning.envs.state import RestoreByReplay, supports_state
 from dqn_lightning.envs.vectors import SingleVectorEnv
-from dqn_lightning.errors import ConfigError, EnvironmentFailure
+from dqn_lightning.envs.workers import WorkerVectorEnv
+from dqn_lightning.errors import ConfigError
 from dqn_lightning.internals.gymnasium import is_raised_by_make
 
 Wrapper: TypeAlias = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
@@ -49,11 +43,14 @@ class EnvFactory:
         env_id: Registered Gymnasium id, or `module:id` to import a module that registers it.
         env_kwargs: Keyword arguments for `gymnasium.make`.
         wrappers: Wrappers applied to each environment, innermost first.
+        step_timeout_s: Maximum time in seconds for one step or reset of environments in worker
+            processes; unlimited if None.
     """
 
     env_id: str
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     wrappers: Sequence[Wrapper] = ()
+    step_timeout_s: float | None = None
 
     def make(self) -> gym.Env[Any, Any]:
         """Create one wrapped environment whose state can be saved.
@@ -63,8 +60,17 @@ class EnvFactory:
 
         Raises:
             ConfigError: If the id is unknown, a package is missing, the keyword arguments do not
-                match the constructor's signature, or a wrapper does not return an environment.
+                match the constructor's signature, a wrapper does not return an environment, or
+                `sys.exit` is called.
         """
+        try:
+            return self._make()
+        except SystemExit as error:  # often a script without `if __name__ == "__main__"`
+            raise ConfigError(
+                f"data.env.id: {self.env_id} called sys.exit({error.code}) when it was created"
+            ) from error
+
+    def _make(self) -> gym.Env[Any, Any]:
         _render_offscreen_without_display()
         try:
             env = gym.make(self.env_id, disable_env_checker=True, **self.env_kwargs)
@@ -119,25 +125,14 @@ class EnvFactory:
             return SingleVectorEnv(first)
         first.close()
         if vectorization == "native":
-            return self._make_native_vector(num_envs)
-        if vectorization == "async":
-            workers = [partial(self._make_in_worker, index) for index in range(num_envs)]
-            # A wrapper in each worker performs the autoreset, because a worker's own flag for it
-            # cannot be restored.
-            envs = AsyncVectorEnv(workers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
-            envs.metadata = {**envs.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
-            return envs
+            return CheckedVectorEnv(self._make_native_vector(num_envs, first.spec))
         members = [partial(self._make_member, index) for index in range(num_envs)]
+        if vectorization == "async":
+            return WorkerVectorEnv(members, self.step_timeout_s)
         return SyncVectorEnv(members, copy=False)
 
     def _make_member(self, index: int) -> gym.Env[Any, Any]:
-        return _NameFailedEnv(self.make(), index)
-
-    def _make_in_worker(self, index: int) -> gym.Env[Any, Any]:
-        # Gymnasium also creates one environment in the main process, to read its spaces.
-        if multiprocessing.parent_process() is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
-        return _WorkerState(Autoreset(self._make_member(index)), index)
+        return CheckedEnv(self.make(), index)
 
     def _choose_vectorization(self, num_envs: int, env: gym.Env[Any, Any]) -> Vectorization:
         if num_envs == 1:
@@ -146,19 +141,19 @@ class EnvFactory:
             return "sync"
         if env.spec.vector_entry_point is None:
             return "sync"
-        native = self._make_native_vector(1)
+        native = self._make_native_vector(1, env.spec)
         same_space = native.single_observation_space == env.observation_space
         same_mode = native.metadata.get("autoreset_mode") is AutoresetMode.NEXT_STEP
         native.close()
         return "native" if same_space and same_mode else "sync"
 
-    def _make_native_vector(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
+    def _make_native_vector(self, num_envs: int, spec: EnvSpec | None) -> VectorEnv[Any, Any, Any]:
         if self.wrappers:
             raise ConfigError(
                 "data.env.vectorization: native does not support data.env.wrappers, which wrap "
                 "single environments; use sync or async"
             )
-        if gym.spec(self.env_id).vector_entry_point is None:
+        if spec is None or spec.vector_entry_point is None:
             raise ConfigError(
                 f"data.env.vectorization: {self.env_id} has no native vector implementation; use "
                 "sync or async"
@@ -202,65 +197,6 @@ def _wrapper_name(wrapper: Any) -> str:
         classes = [part for part in (wrapper.func, *wrapper.args) if isinstance(part, type)]
         wrapper = classes[-1] if classes else wrapper.func
     return str(getattr(wrapper, "__name__", repr(wrapper)))
-
-
-class _NameFailedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Wrapper that converts exceptions to `EnvironmentFailure`, with the environment's index.
-
-    The index is part of the error message, because `AsyncVectorEnv` passes only the type and the
-    message of an exception to the main process.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], index: int) -> None:
-        super().__init__(env)
-        self.index = index
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        try:
-            return self.env.step(action)
-        except Exception as error:
-            raise self._failure(error) from error
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        try:
-            return self.env.reset(seed=seed, options=options)
-        except Exception as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: Exception) -> EnvironmentFailure:
-        message = f"environment {self.index} raised {type(error).__name__}: {error}"
-        return EnvironmentFailure(message)
-
-
-class _WorkerState(gym.Wrapper[Any, Any, Any, Any]):
-    """Wrapper that gives the main process access to the environment state in a worker process."""
-
-    def __init__(self, env: gym.Env[Any, Any], index: int) -> None:
-        super().__init__(env)
-        self.index = index
-
-    def saved_state(self) -> list[Any]:
-        """Return the state of this worker's environment, as returned by `env_state`."""
-        return env_state(self.env)
-
-    def restore_state(self, states: list[Any]) -> str:
-        """Restore the state of this worker's environment.
-
-        An error is returned instead of raised, because an exception would end the worker process.
-
-        Args:
-            states: States of the environments of all workers.
-
-        Returns:
-            An error message, or an empty string on success.
-        """
-        try:
-            load_env_state(self.env, states[self.index])
-        except NotRestorableError as error:
-            return str(error)
-        return ""
 
 
 def has_display() -> bool:

@@ -1,7 +1,7 @@
 """Settings for the training environments (`data.env`)."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,11 @@ class EnvSettings:
             vectorization; the fastest for one environment), `sync` (one after another), `async` (in
             subprocesses), `native` (the environment's own vector implementation), or `auto`
             (`single` for one environment, otherwise `native` if available, otherwise `sync`).
+        step_timeout_s: Maximum time in seconds for one step or reset of all environments, after
+            which training fails; unlimited if null. Only supported with `async`.
 
     Raises:
-        ConfigError: If `num_envs` is less than 1.
+        ConfigError: If a setting is invalid, or `step_timeout_s` is not supported.
     """
 
     id: str = "CartPole-v1"
@@ -34,11 +36,40 @@ class EnvSettings:
     wrappers: list[Callable[[gym.Env], gym.Env]] | None = None
     num_envs: int = 1
     vectorization: Vectorization = "auto"
+    step_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         """Validate the settings."""
         if self.num_envs < 1:
             raise ConfigError(f"data.env.num_envs: must be at least 1, got {self.num_envs}")
+        check_time_limit(self.kwargs or {}, "data.env.kwargs")
+        timeout_s = self.step_timeout_s
+        if timeout_s is not None and not timeout_s > 0:
+            raise ConfigError(f"data.env.step_timeout_s: must be positive, got {timeout_s}")
+        if timeout_s is not None and self.vectorization != "async":
+            raise ConfigError(
+                f"data.env.step_timeout_s: {timeout_s} needs data.env.vectorization async, where "
+                f"environments have processes of their own, got {self.vectorization}"
+            )
+
+
+def check_time_limit(kwargs: Mapping[str, Any], flag: str) -> None:
+    """Check the time limit in keyword arguments for `gymnasium.make`.
+
+    Args:
+        kwargs: Keyword arguments.
+        flag: Name of the setting that holds them, for the error message.
+
+    Raises:
+        ConfigError: If `max_episode_steps` is neither a positive integer nor -1.
+    """
+    limit = kwargs.get("max_episode_steps")
+    is_integer = isinstance(limit, int) and not isinstance(limit, bool)
+    if limit is not None and not (is_integer and (limit > 0 or limit == -1)):
+        raise ConfigError(
+            f"{flag}.max_episode_steps: must be a positive integer, or -1 for no limit, got "
+            f"{limit!r}"
+        )
 
 
 def as_env_settings(env: Any) -> EnvSettings:

@@ -61,7 +61,11 @@ class Collector:
         self.returns = np.zeros(envs.num_envs)
 
     def reset(self, seed: int) -> None:
-        """Reset environments, replay and counts. Environment i is seeded with `seed + i`."""
+        """Reset environments, replay and counts. Environment i is seeded with `seed + i`.
+
+        Raises:
+            EnvironmentFailure: If an environment failed, or returned an invalid observation.
+        """
         obs, _ = self.envs.reset(seed=seed)
         self.replay.reset(obs)
         progress = self.progress
@@ -141,8 +145,8 @@ class Collector:
             The episodes that ended in this step, ordered by environment.
 
         Raises:
-            EnvironmentFailure: If an environment raised an exception; its `__cause__` is that
-                exception.
+            EnvironmentFailure: If an environment raised an exception, which is the `__cause__`; or
+                if it returned invalid values or its worker process was lost.
         """
         progress = self.progress
         progress.episodes_before_step = progress.episodes
@@ -157,8 +161,8 @@ class Collector:
         try:
             obs, reward, terminated, truncated, _ = self.envs.step(actions)
         except EnvironmentFailure as error:  # names the environment; its cause is the exception
-            raise self._failure(str(error)) from error.__cause__ or error
-        except Exception as error:
+            raise self._failure(str(error)) from error.__cause__
+        except (Exception, SystemExit) as error:
             which = "environment 0" if num_envs == 1 else "the vector environment"
             message = f"{which} raised {type(error).__name__}: {error}"
             raise self._failure(message) from error

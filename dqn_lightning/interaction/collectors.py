@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from dqn_lightning import distributed
 from dqn_lightning.envs import EnvFactory, EnvSettings, Vectorization, obs_classes
-from dqn_lightning.errors import ConfigError
+from dqn_lightning.envs.settings import check_time_limit
+from dqn_lightning.errors import ConfigError, InvalidEnvironmentError
 from dqn_lightning.interaction.actor import EpsilonGreedy, ExplorationSettings, ladder
 from dqn_lightning.interaction.collector import Collector
 from dqn_lightning.interaction.evaluation import EvaluationSettings
@@ -62,12 +63,16 @@ class CollectorFactory:
         self._evaluation = evaluation
         self._eval_collectors: dict[tuple[int, float], Collector] = {}
         self._open_environments = ExitStack()
-        self.env_factory = EnvFactory(env.id, env.kwargs or {}, env.wrappers or [])
+        self.env_factory = EnvFactory(
+            env.id, env.kwargs or {}, env.wrappers or [], env.step_timeout_s
+        )
         self.eval_env_factory = EnvFactory(
             env.id,
             {**self.env_factory.env_kwargs, **(evaluation.env_kwargs or {})},
             self.env_factory.wrappers if evaluation.wrappers is None else evaluation.wrappers,
+            env.step_timeout_s,
         )
+        check_time_limit(self.eval_env_factory.env_kwargs, "data.evaluation.env_kwargs")
         self._read_spaces()
         if self.eval_env_factory != self.env_factory:
             envs = self.eval_env_factory.make_vector(1, "single")
@@ -96,7 +101,8 @@ class CollectorFactory:
             progress: Counts of environment steps and episodes, which the collector updates.
 
         Raises:
-            ConfigError: If the replay does not fit into memory.
+            ConfigError: If the replay does not fit into memory, or an environment returned an
+                observation that does not match its observation space.
         """
         rank, world_size = distributed.rank(), distributed.world_size()
         seeds = np.random.SeedSequence(seed).spawn(3 * (rank + 1))
@@ -110,7 +116,10 @@ class CollectorFactory:
         actor = EpsilonGreedy(epsilon, self.num_actions, rng, exponents)
         envs = self._make_envs(self.env_factory, self._env.num_envs, self._env.vectorization)
         collector = self._collector(envs, replay, actor, world_size, progress)
-        collector.reset(_to_int31(env_seed))
+        try:
+            collector.reset(_to_int31(env_seed))
+        except InvalidEnvironmentError as error:
+            raise ConfigError(f"data.env.id: {self._env.id} is invalid: {error}") from error
         return collector
 
     def evaluation(self, num_envs: int, epsilon: float) -> Collector:

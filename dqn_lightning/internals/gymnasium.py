@@ -4,13 +4,18 @@ Checked against Gymnasium 1.4.0; the package supports Gymnasium >= 1.1. If one o
 is removed or changes its meaning, `tests/internals/test_gymnasium.py` fails.
 """
 
+import queue
+from collections.abc import Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from gymnasium.envs import registration
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
+
+from dqn_lightning.errors import EnvironmentFailure, InvalidEnvironmentError
 
 RECORDED_ARGUMENTS = "_saved_kwargs"
 """Attribute in which `gymnasium.utils.RecordConstructorArgs` stores constructor arguments.
@@ -45,3 +50,40 @@ def is_raised_by_make(error: Exception) -> bool:
         innermost = innermost.tb_next
     module: Any = None if innermost is None else innermost.tb_frame.f_globals.get("__name__")
     return bool(module == registration.__name__)
+
+
+class WorkerTraceback(Exception):  # noqa: N818
+    """Text of a traceback in a worker process, printed as the cause of an exception."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class CausedAsyncVectorEnv(AsyncVectorEnv[Any, Any]):
+    """`AsyncVectorEnv` that raises a worker's exception with the worker's traceback as its cause.
+
+    `AsyncVectorEnv` prints the traceback instead, even if the exception needs none, and raises the
+    exception of a random environment if several fail. It also waits forever for the report of a
+    worker that is killed while it fails.
+    """
+
+    def request_close(self) -> None:
+        """Ask all workers to close their environments and to exit, without waiting for them."""
+        for pipe in self.parent_pipes:
+            if pipe is not None and not pipe.closed:
+                with suppress(OSError):  # the worker has ended
+                    pipe.send(("close", None))
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        failed = [index for index, success in enumerate(successes) if not success]
+        if not failed:
+            return
+        try:
+            reports = [self.error_queue.get(timeout=10) for _ in failed]
+        except queue.Empty:
+            raise EnvironmentFailure(
+                f"environment {failed[0]} failed, but its process ended before it reported why"
+            ) from None
+        _, kind, message, trace = min(reports, key=lambda report: report[0])
+        described = issubclass(kind, InvalidEnvironmentError)
+        raise kind(message) from None if described else WorkerTraceback(trace)

@@ -26,6 +26,34 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
         (["--data.env.kwargs.colour=red"], r"data\.env\.kwargs: CartPole-v1 .*colour"),
         (["--data.env.id=Blackjack-v1"], r"FlattenObservation"),
         (["--data.env.num_envs=0"], r"data\.env\.num_envs: must be at least 1, got 0"),
+        (
+            ["--data.env.kwargs.max_episode_steps=-3"],
+            r"data\.env\.kwargs\.max_episode_steps: .* -1 for no limit, got -3",
+        ),
+        (
+            ["--data.evaluation.env_kwargs.max_episode_steps=1.5"],
+            r"data\.evaluation\.env_kwargs\.max_episode_steps: .* integer.* got 1\.5",
+        ),
+        (["--data.env.step_timeout_s=0"], r"data\.env\.step_timeout_s: must be positive, got 0"),
+        (
+            ["--data.env.step_timeout_s=5"],
+            r"data\.env\.step_timeout_s: 5\.0 .*data\.env\.vectorization async.* got auto",
+        ),
+        (
+            [
+                "--data.env.id=tests.helpers.toy:toy/Images-v0",
+                "--data.env.kwargs.dtype=int64",
+                "--model.network=dqn_lightning.networks.CNN",
+            ],
+            r"data\.env\.id: .*toy/Images-v0 is invalid: environment 0 .*int64.*uint8",
+        ),
+        (
+            [
+                "--data.env.id=tests.helpers.toy:toy/Faulty-v0",
+                "--data.env.kwargs={fault: nan obs, at: 0}",
+            ],
+            r"data\.env\.id: .*/Faulty-v0 is invalid: environment 0 .*not finite",
+        ),
         (["--data.env.vectorization=none"], r"data\.env\.vectorization: .*'async'.*none"),
         (
             [

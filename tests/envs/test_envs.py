@@ -1,5 +1,6 @@
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -8,7 +9,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from dqn_lightning.envs import EnvFactory, obs_classes
+from dqn_lightning.envs import EnvFactory, Vectorization, obs_classes
 from dqn_lightning.errors import ConfigError
 from tests.helpers import toy
 
@@ -147,6 +148,39 @@ def test_auto_chooses_the_vectorization_with_the_least_overhead() -> None:
     assert type(cartpole.make_vector(1)).__name__ == "SingleVectorEnv"
     assert type(cartpole.make_vector(3).unwrapped).__name__ == "CartPoleVectorEnv"
     assert type(EnvFactory("Acrobot-v1").make_vector(3).unwrapped).__name__ == "SyncVectorEnv"
+
+
+@pytest.mark.parametrize("vectorization", ["auto", "native"])
+def test_a_native_vector_of_an_imported_module_can_be_used(
+    vectorization: Vectorization, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cartpole = "gymnasium.envs.classic_control.cartpole"
+    (tmp_path / "my_envs.py").write_text(
+        "import gymnasium as gym\n"
+        f"gym.register('toy/Native-v0', '{cartpole}:CartPoleEnv', max_episode_steps=9,\n"
+        f"    vector_entry_point='{cartpole}:CartPoleVectorEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        envs = EnvFactory("my_envs:toy/Native-v0").make_vector(3, vectorization)
+    finally:
+        gym.registry.pop("toy/Native-v0", None)
+        sys.modules.pop("my_envs", None)
+    assert type(envs.unwrapped).__name__ == "CartPoleVectorEnv"
+
+
+@pytest.mark.filterwarnings("ignore:.*Using the latest versioned environment")
+def test_an_id_without_a_version_can_have_a_native_vector() -> None:
+    envs = EnvFactory("CartPole").make_vector(3)
+    assert type(envs.unwrapped).__name__ == "CartPoleVectorEnv"
+
+
+def test_an_environment_that_exits_when_it_is_created_is_refused() -> None:
+    def script(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        sys.exit(0)
+
+    with pytest.raises(ConfigError, match=r"data\.env\.id: CartPole-v1 called sys\.exit\(0\)"):
+        EnvFactory("CartPole-v1", {}, [script]).make()
 
 
 def test_unavailable_vectorizations_are_refused() -> None:

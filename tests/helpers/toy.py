@@ -1,6 +1,11 @@
 """Small environments whose observations and rewards are easy to predict."""
 
+import ctypes
+import os
+import signal
+import sys
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -99,11 +104,79 @@ class Fickle(Chance):
         return time.perf_counter() % 1 + 1
 
 
+class Faulty(Walk):
+    """A Walk that does something wrong.
+
+    Args:
+        fault: What it does, one of `FAULTS`.
+        at: Step, counted over all episodes, in which it does it; 0 for the first reset.
+    """
+
+    def __init__(self, fault: str, at: int = 5) -> None:
+        super().__init__()
+        self.fault, self.at = fault, at
+        self.num_resets = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        obs, info = super().reset(seed=seed)
+        self.num_resets += 1
+        if self.at == 0 and self.num_resets == 1:
+            obs = FAULTS[self.fault]([obs])[0]
+        return obs, info
+
+    def step(self, action: Any) -> Any:
+        values = list(super().step(action))
+        return FAULTS[self.fault](values) if self.steps == self.at else values
+
+
+def replace(index: int, value: Any) -> Callable[[list[Any]], list[Any]]:
+    """Return a function that replaces one of the values that `step` returns."""
+    return lambda values: [*values[:index], value, *values[index + 1 :]]
+
+
+def calling(function: Callable[..., Any], *arguments: Any) -> Callable[[list[Any]], list[Any]]:
+    """Return a function that calls another one, and returns the values that `step` returns."""
+
+    def call(values: list[Any]) -> list[Any]:
+        function(*arguments)
+        return values
+
+    return call
+
+
+def segmentation_fault() -> None:
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # instead of pytest's, which prints tracebacks
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+FAULTS: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "shape": replace(0, np.zeros(1, np.float32)),
+    "text": replace(0, np.array(["1", "2"])),
+    "nan obs": replace(0, np.array([0, np.nan], np.float32)),
+    "infinite obs": replace(0, np.array([np.inf, -np.inf], np.float32)),
+    "nan reward": replace(1, float("nan")),
+    "infinite reward": replace(1, np.float64("-inf")),
+    "text reward": replace(1, "1.0"),
+    "text terminated": replace(2, "False"),
+    "number truncated": replace(3, 0),
+    "sys.exit": calling(sys.exit, 3),
+    "os._exit": calling(os._exit, 3),
+    "segmentation fault": calling(segmentation_fault),
+    "hang": calling(time.sleep, 1_000),
+    "hang in C": calling(lambda: ctypes.PyDLL(None).sleep(1_000)),  # does not release the GIL
+}
+
+
 class Images(Spaces):
     """Image observations of noise; the environment cannot render."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: str = "uint8") -> None:
         super().__init__(spaces.Box(0, 255, (40, 90, 3), np.uint8))
+        self.dtype = dtype
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        obs, info = super().reset(seed=seed)
+        return obs.astype(self.dtype), info
 
 
 class Drawn(Walk):
@@ -140,6 +213,7 @@ def register() -> None:
         gym.register("toy/Endless-v0", Endless)
         gym.register("toy/Chance-v0", Chance)
         gym.register("toy/Fickle-v0", Fickle)
+        gym.register("toy/Faulty-v0", Faulty)
         gym.register("toy/Images-v0", Images)
         gym.register("toy/Slow-v0", Slow)
         gym.register("toy/Drawn-v0", Drawn)

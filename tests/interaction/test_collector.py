@@ -138,9 +138,27 @@ def test_the_error_of_an_environment_names_it_and_the_environment_step(
     collector.reset(0)
     with pytest.raises(EnvironmentFailure, match=r"environment 0 raised ZeroDivisionError") as info:
         step_until_failure(collector)
-    if vectorization != "async":  # only the message of an exception leaves a subprocess
+    if vectorization == "async":  # only the text of a traceback leaves a subprocess
+        assert "ZeroDivisionError: the floor gave way" in str(info.value.__cause__)
+    else:
         assert isinstance(info.value.__cause__, ZeroDivisionError)
     assert f"after environment step {collector.progress.env_steps}" in str(info.value)
+
+
+@pytest.mark.parametrize("vectorization", ["single", "sync", "async"])
+def test_an_invalid_observation_is_reported_with_its_environment_and_environment_step(
+    vectorization: Vectorization,
+) -> None:
+    num_envs = 1 if vectorization == "single" else 2
+    envs = EnvFactory("toy/Faulty-v0", {"fault": "shape"}).make_vector(num_envs, vectorization)
+    replay = ReplayBuffer(1_000, num_envs, (2,), torch.float32)
+    collector = Collector(envs, replay, EpsilonGreedy(Constant(1), 3, np.random.default_rng(0)))
+    collector.reset(0)
+    with pytest.raises(EnvironmentFailure, match=r"environment 0 returned .*shape") as info:
+        step_until_failure(collector)
+    assert info.value.__cause__ is None
+    assert f"after environment step {collector.progress.env_steps}" in str(info.value)
+    envs.close()
 
 
 def step_until_failure(collector: Collector) -> None:
