@@ -1,11 +1,12 @@
 """Private attributes of Gymnasium still exist and mean what `internals.gymnasium` assumes."""
 
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from dqn_lightning.internals import gymnasium as internals
@@ -27,6 +28,28 @@ def test_sync_vector_env_still_stores_which_environments_reset_in_the_next_step(
     obs, *_ = envs.step(np.zeros(2, np.int64))
     assert obs[0, 1] == 0, reason  # step 0 of an episode
     assert obs[1, 1] > 0, reason
+
+
+def test_async_vector_env_still_reports_the_errors_of_workers_to_an_overridden_method() -> None:
+    reason = f"{VERSION}: AsyncVectorEnv no longer calls _raise_if_errors; see internals"
+    assert hasattr(AsyncVectorEnv, "_raise_if_errors"), reason
+    envs = internals.CausedAsyncVectorEnv([partial(toy.Walk, fail_at=1)] * 2)
+    envs.reset(seed=0)
+    with pytest.raises(ZeroDivisionError) as info:
+        envs.step(np.zeros(2, np.int64))
+    assert isinstance(info.value.__cause__, internals.WorkerTraceback), reason
+    assert "in step" in str(info.value.__cause__), reason
+    envs.close(terminate=True)
+
+
+def test_workers_of_async_vector_env_can_still_be_asked_to_close() -> None:
+    envs = internals.CausedAsyncVectorEnv([toy.Walk, toy.Walk])
+    envs.request_close()
+    for process in envs.processes:
+        process.join(10)
+    reason = f"{VERSION}: a worker does not end after the command close; see internals"
+    assert [process.exitcode for process in envs.processes] == [0, 0], reason
+    envs.close(terminate=True)
 
 
 def test_wrappers_still_record_their_constructor_arguments() -> None:
