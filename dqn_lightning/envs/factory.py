@@ -1,11 +1,13 @@
 """Create single and vectorized environments, with actionable error messages."""
 
 import difflib
+import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
@@ -19,6 +21,8 @@ from dqn_lightning.envs.vectors import SingleVectorEnv
 from dqn_lightning.envs.workers import WorkerVectorEnv
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.internals.gymnasium import is_raised_by_make
+
+_log = logging.getLogger(__name__)
 
 Wrapper: TypeAlias = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 """Function or class that wraps an environment."""
@@ -94,6 +98,8 @@ class EnvFactory:
     ) -> VectorEnv[Any, Any, Any]:
         """Create a vector environment, with observations and actions converted by `adapt`.
 
+        If the environments change the working directory when they are created, this is undone.
+
         Args:
             num_envs: Number of environments.
             vectorization: How the environments are stepped (see `EnvSettings`).
@@ -102,7 +108,8 @@ class EnvFactory:
             ConfigError: If the environments cannot be created, do not support `vectorization`, or
                 do not use `AutoresetMode.NEXT_STEP`.
         """
-        envs = adapt(self._make_unadapted_vector(num_envs, vectorization))
+        with _restored_working_directory(self.env_id):
+            envs = adapt(self._make_unadapted_vector(num_envs, vectorization))
         mode = envs.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.NEXT_STEP:
             raise ConfigError(
@@ -161,6 +168,28 @@ class EnvFactory:
         return gym.make_vec(
             self.env_id, num_envs, vectorization_mode="vector_entry_point", **self.env_kwargs
         )
+
+
+@contextmanager
+def _restored_working_directory(env_id: str) -> Iterator[None]:
+    """Restore the working directory on exit, because the files of a run have relative paths."""
+    directory = os.getcwd()
+    try:
+        yield
+    finally:
+        if (changed := os.getcwd()) != directory:
+            os.chdir(directory)
+            _report_changed_directory(env_id, changed)
+
+
+@cache  # once per environment, not for each of its vectors
+def _report_changed_directory(env_id: str, changed: str) -> None:
+    _log.warning(
+        "data.env.id: %s changed the working directory to %s; the previous one was restored, except"
+        " in worker processes (data.env.vectorization async)",
+        env_id,
+        changed,
+    )
 
 
 def _with_state(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:

@@ -1,5 +1,6 @@
 """Step the environments and write the transitions to the replay."""
 
+import os
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
@@ -59,6 +60,7 @@ class Collector:
         self.acting_s = 0.0
         self.stepping_s = 0.0
         self.returns = np.zeros(envs.num_envs)
+        self._working_directory = os.getcwd()
 
     def reset(self, seed: int) -> None:
         """Reset environments, replay and counts. Environment i is seeded with `seed + i`.
@@ -87,7 +89,12 @@ class Collector:
         """Return the state of the environments and the actor, and of the replay without its rows.
 
         The rows are saved separately; `ReplayBuffer.read` returns them.
+
+        Raises:
+            EnvironmentFailure: If a worker process ended, or an environment changed the working
+                directory.
         """
+        self._check_working_directory()
         return {
             "returns": torch.from_numpy(self.returns.copy()),
             "actor": self.actor.state_dict(),
@@ -146,7 +153,8 @@ class Collector:
 
         Raises:
             EnvironmentFailure: If an environment raised an exception, which is the `__cause__`; or
-                if it returned invalid values or its worker process was lost.
+                if it returned invalid values, its worker process was lost, or it changed the
+                working directory.
         """
         progress = self.progress
         progress.episodes_before_step = progress.episodes
@@ -176,9 +184,25 @@ class Collector:
         self.replay.write(actions, reward, terminated, truncated, obs)
         progress.env_steps += self.num_ranks * (num_envs - num_resetting)
         ended = self.replay.pending_is_reset
-        episodes = self._finished_episodes(ended) if np.count_nonzero(ended) else []
+        if not np.count_nonzero(ended):
+            return []
+        episodes = self._finished_episodes(ended)
         progress.episodes += len(episodes)
+        self._check_working_directory()
         return episodes
+
+    def _check_working_directory(self) -> None:
+        """Restore the working directory and raise an error if an environment has changed it.
+
+        The files of a run have relative paths. The check takes 1 µs, too long for every step.
+        """
+        if (changed := os.getcwd()) != self._working_directory:
+            os.chdir(self._working_directory)
+            raise self._failure(
+                f"an environment changed the working directory to {changed} (os.chdir), but the "
+                "run uses relative paths; use data.env.vectorization async, where every "
+                "environment has its own working directory"
+            )
 
     def _failure(self, message: str) -> EnvironmentFailure:
         return EnvironmentFailure(f"after environment step {self.progress.env_steps}, {message}")

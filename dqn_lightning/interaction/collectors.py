@@ -159,9 +159,9 @@ class CollectorFactory:
         Raises:
             ConfigError: If the environment cannot render images.
         """
-        env = self.eval_env_factory.make()
-        modes = env.metadata.get("render_modes", ())
-        env.close()
+        envs = self.eval_env_factory.make_vector(1, "single")
+        modes = envs.metadata.get("render_modes", ())
+        envs.close()
         if "rgb_array" not in modes:
             raise ConfigError(
                 f"data.env.id: {self._env.id} cannot render images (render_mode rgb_array)"

