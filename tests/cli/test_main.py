@@ -214,4 +214,6 @@ def test_checkpoint_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     last = "checkpoints/cartpole/last.ckpt"
     assert main(["fit", "--ckpt_path", last, "--data.schedule.total_env_steps=700"]) == 0
     assert loaded[last] == 1
+    # Before training it is checked, later searched for references to state files.
+    assert loaded.pop("checkpoints/cartpole/best.ckpt") == 2
     assert set(loaded.values()) == {1}  # files in state/ too
