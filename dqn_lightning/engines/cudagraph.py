@@ -8,7 +8,11 @@ from torch import Tensor
 
 from dqn_lightning.engines.comparison import restore
 from dqn_lightning.engines.op_recorder import RecordabilityCheck
-from dqn_lightning.engines.optimizer_step import RecordedOptimizerStep, state_tensors
+from dqn_lightning.engines.optimizer_step import (
+    RecordedOptimizerStep,
+    is_recordable,
+    state_tensors,
+)
 from dqn_lightning.engines.recorded import Recorded
 from dqn_lightning.errors import NotRecordableError
 
@@ -38,6 +42,8 @@ class CUDAGraph(Recorded):
 
     def make_step(self) -> RecordedOptimizerStep:
         """Return the object that applies the gradient transforms and takes the optimizer step."""
+        if not is_recordable(self.optimizer):  # its state may have any form
+            return super().make_step()
         return CapturedOptimizerStep(
             self._gradient, self.optimizer, self.grad_transforms, self.make_recorder
         )

@@ -12,7 +12,23 @@ from dqn_lightning.engines.eager import GradTransform
 from dqn_lightning.engines.flat_gradient import FlatGradient
 from dqn_lightning.engines.purity import is_declared_pure
 from dqn_lightning.errors import NotRecordableError
-from dqn_lightning.internals.pytorch import has_step_hooks
+from dqn_lightning.internals.pytorch import has_step_hooks, tensors_in
+
+RECORDABLE_OPTIMIZERS = frozenset(
+    {
+        torch.optim.SGD,
+        torch.optim.Adam,
+        torch.optim.AdamW,
+        torch.optim.RMSprop,
+        torch.optim.Adagrad,
+        torch.optim.RAdam,
+    }
+)
+"""Optimizers whose recorded steps are tested to equal eager steps; subclasses are not included.
+
+Any other optimizer may keep numbers where a recording would freeze them without notice, such as in
+a list.
+"""
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -25,9 +41,10 @@ class RecordedOptimizerStep:
     optimizer and of the transforms have been the same for two steps; any change invalidates the
     recording. The first replay of a recording is compared with an ordinary step.
 
-    Without a recording, the step is executed eagerly. This is always the case if the optimizer has
-    hooks, if a transform is not declared to be pure, or if the step cannot be recorded because it
-    updates Python numbers or reads values of tensors (as Adam does unless fused or capturable).
+    Without a recording, the step is executed eagerly. This is always the case if the optimizer is
+    not one of `RECORDABLE_OPTIMIZERS` or has hooks, if a transform is not declared to be pure, or
+    if the step cannot be recorded because it updates Python numbers or reads values of tensors (as
+    Adam does unless fused or capturable).
 
     Some ranks may use a recording while others do not, because a recorded step and an eager step
     compute the same values.
@@ -54,7 +71,7 @@ class RecordedOptimizerStep:
         self._settings: Any = None  # those of the previous step and of the recording
         self._recording: Any = None
         self._is_verified = False
-        self._is_recordable = True
+        self._is_recordable = is_recordable(optimizer)
 
     def __call__(self) -> None:
         """Apply the gradient transforms and take an optimizer step."""
@@ -164,10 +181,14 @@ class RecordedOptimizerStep:
         return snapshot(tensors)
 
 
+def is_recordable(optimizer: Optimizer) -> bool:
+    """Return whether the steps of an optimizer of this class may be recorded."""
+    return type(optimizer) in RECORDABLE_OPTIMIZERS
+
+
 def state_tensors(optimizer: Optimizer) -> list[Tensor]:
     """Return all tensors in an optimizer's state."""
-    states = optimizer.state.values()
-    return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    return tensors_in(list(optimizer.state.values()))  # a custom optimizer may nest them
 
 
 def _plain_attributes(transform: GradTransform) -> list[tuple[str, Any]]:

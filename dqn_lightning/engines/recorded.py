@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from dqn_lightning import distributed
@@ -12,7 +13,7 @@ from dqn_lightning.engines.comparison import relative_difference, restore, snaps
 from dqn_lightning.engines.eager import Eager
 from dqn_lightning.engines.flat_gradient import FlatGradient
 from dqn_lightning.engines.op_recorder import OpRecorder
-from dqn_lightning.engines.optimizer_step import RecordedOptimizerStep
+from dqn_lightning.engines.optimizer_step import RecordedOptimizerStep, is_recordable
 from dqn_lightning.engines.purity import is_declared_pure
 from dqn_lightning.errors import NotRecordableError
 from dqn_lightning.internals.pytorch import (
@@ -64,6 +65,11 @@ class Recorded(Eager):
         _fail_on_all_ranks(self._check_recordable)
         self._gradient = FlatGradient(self.parameters)
         self._step = self.make_step()
+        if not is_recordable(self.optimizer):
+            rank_zero_info(
+                f"model.optimizer: the steps of {type(self.optimizer).__name__} are executed "
+                "eagerly, because it is not known whether they can be recorded"
+            )
         self._recording: Any = None
         self._is_verified = False
         self._inputs: tuple[Batch, UpdateNoise | None]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqn_lightning.engines import CUDAGraph, Eager, declare_pure
+from dqn_lightning.engines import CUDAGraph, Eager, declare_pure, optimizer_step
 from dqn_lightning.engines.cudagraph import CapturedGraph, CapturedOptimizerStep
 from dqn_lightning.engines.op_recorder import OpRecorder
 from dqn_lightning.errors import NotRecordableError
@@ -148,7 +148,8 @@ class Capturable(torch.optim.SGD):
 
 
 @pytest.fixture
-def _capturable() -> Iterator[None]:
+def _capturable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(optimizer_step, "RECORDABLE_OPTIMIZERS", {Capturable})
     OPTIMIZERS["capturable"] = partial(Capturable, lr=1e-2)
     yield
     del OPTIMIZERS["capturable"]

@@ -25,6 +25,7 @@ from dqn_lightning.errors import ConfigError, NotRecordableError
 from dqn_lightning.losses import C51, DQN, IQN, QRDQN, Munchausen, ObjectiveOutput
 from dqn_lightning.networks import MLP, QNetwork, ValueHead
 from dqn_lightning.types import Batch
+from tests.helpers import training
 from tests.helpers.engines import (
     CLAMP,
     NETWORKS,
@@ -163,21 +164,49 @@ def test_gradients_that_a_user_computes_do_not_affect_updates() -> None:
 
 
 class Counting(torch.optim.SGD):
-    """Counts steps in Python and decays the weights at every fifth step."""
+    """Decays the weights at every 20th step; keeps the number of steps in a list."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.calls = [0]
 
     def step(self, closure: Any = None) -> Any:
         result = super().step(closure)
-        self.calls = getattr(self, "calls", 0) + 1
-        if self.calls % 5 == 0:
+        self.calls[0] += 1
+        if self.calls[0] % 20 == 0:
             with torch.no_grad():
                 for parameter in self.param_groups[0]["params"]:
                     parameter.mul_(0.9)
         return result
 
 
-def test_optimizers_with_python_counters_are_called() -> None:
-    OPTIMIZERS["counting"] = partial(Counting, lr=1e-2)
-    assert_equals_eager(optimizer="counting")
+class CountingInState(Counting):
+    """Also keeps the number of steps as a plain number in the optimizer's state."""
+
+    def step(self, closure: Any = None) -> Any:
+        self.state["calls"] = self.calls[0]
+        self.state["history"] = {"of": [torch.tensor(1.0)]}
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("optimizer", [Counting, CountingInState])
+def test_the_steps_of_custom_optimizers_are_not_recorded(
+    optimizer: type, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "custom", partial(optimizer, lr=1e-2))
+    with caplog.at_level("INFO", "lightning.pytorch.utilities.rank_zero"):
+        assert_equals_eager(optimizer="custom")
+    (message,) = caplog.messages
+    assert message.startswith(f"model.optimizer: the steps of {optimizer.__name__} are executed")
+
+
+@pytest.mark.parametrize("engine", ["eager", "recorded"])
+def test_a_custom_optimizer_trains_with(engine: Any) -> None:
+    module, data = training.make(
+        module={"optimizer": partial(CountingInState, lr=1e-2), "engine": engine}
+    )
+    training.train(module, data)
+    assert module.progress.grad_steps == 251
 
 
 def test_hooks_of_the_optimizer_are_called() -> None:
