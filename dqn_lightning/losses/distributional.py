@@ -53,7 +53,7 @@ def categorical_projection(z_p: Tensor, p: Tensor, z_q: Tensor) -> Tensor:
     lower = position.floor().clamp(max=last - 1)  # the upper atom, lower + 1, must exist
     p_upper = p * (position - lower)
     index = lower.long()
-    projected = p.new_zeros(p.shape[0], last + 1).scatter_add(1, index, p - p_upper)
+    projected = p_upper.new_zeros(p.shape[0], last + 1).scatter_add(1, index, p - p_upper)
     projected[:, 1:].scatter_add_(1, index, p_upper)
     return projected
 

@@ -214,11 +214,11 @@ class C51:
             t: Categorical = target(batch.next_obs, noise.target)
             selector = online(batch.next_obs, noise.selector) if self.double else t
         loss = distributional.categorical_q_learning(
-            tm1.logits.float(),
+            _at_least_float32(tm1.logits),
             batch.action,
             batch.reward,
             batch.discount,
-            t.logits.float().softmax(-1),
+            _at_least_float32(t.logits).softmax(-1),
             selector.q_values,
             t.atoms,
         )
@@ -354,6 +354,11 @@ class IQN(_QuantileRegression):
             num_taus=self.num_taus,
             num_acting_taus=self.num_acting_taus,
         )
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32, or unchanged if its dtype is more precise."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _without_taus(noise: PassNoise | None) -> PassNoise | None:

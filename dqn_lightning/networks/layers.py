@@ -138,7 +138,8 @@ class ObservationEncoder(nn.Module):
     """First layer of every network, which converts stored observations to floating point.
 
     uint8 observations are scaled to [0, 1]. Discrete observations become concatenated one-hot
-    vectors. The values of other observations do not change.
+    vectors. The values of other observations do not change. The dtype of the output is that of the
+    network: converting the network, as `double()` does, also converts a buffer of this layer.
 
     Args:
         obs_shape: Shape of an observation, including stacked frames.
@@ -149,21 +150,25 @@ class ObservationEncoder(nn.Module):
         out_shape: Shape of an encoded observation.
     """
 
+    _dtype_marker: Tensor
+
     def __init__(self, obs_shape: Sequence[int], obs_classes: Sequence[int] | None = None) -> None:
         super().__init__()
         self.obs_classes = None if obs_classes is None else tuple(obs_classes)
         self.out_shape = tuple(obs_shape) if obs_classes is None else (sum(obs_classes),)
+        self.register_buffer("_dtype_marker", torch.zeros(1), persistent=False)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Return encoded observations [B, *out_shape] in the default float dtype."""
+        """Return encoded observations [B, *out_shape] in the network's dtype."""
+        dtype = self._dtype_marker.dtype
         if self.obs_classes is not None:
             # Not `one_hot`: it inspects the values on the host, which an engine cannot record.
             columns = [
                 obs[:, i, None] == torch.arange(classes, device=obs.device)
                 for i, classes in enumerate(self.obs_classes)
             ]
-            return torch.cat(columns, dim=1).to(torch.get_default_dtype())
+            return torch.cat(columns, dim=1).to(dtype)
         if obs.dtype == torch.uint8:
             # In place: allocating a second large tensor costs ten times as much as the division.
-            return obs.to(torch.get_default_dtype()).div_(255)
-        return obs.to(torch.get_default_dtype())
+            return obs.to(dtype).div_(255)
+        return obs.to(dtype)

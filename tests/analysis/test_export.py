@@ -101,6 +101,14 @@ def load_exported(kind: Format, other: QNetwork) -> Callable[[Tensor], Tensor]:
     return partial(q_values_of, other)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_a_network_in_double_precision_is_exported(head: str) -> None:
+    def make() -> QNetwork:
+        return QNetwork((4,), 3, TORSOS["MLP"], HEADS[head], noisy_sigma=0.5).double()
+
+    check_parity(make, make_observations((4,)), "torch_export")
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("dueling", [False, True])
