@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from dqn_lightning import distributed
 from dqn_lightning.checkpointing.checkpoint_io import use_atomic_checkpoints
@@ -173,10 +173,11 @@ class DQNDataModule(LightningDataModule):
         In a resumed run, Lightning calls this hook after restoring the checkpoint.
 
         Raises:
-            ConfigError: If the replay of a resumed run was not restored, and
-                `resume.require_replay` is true.
+            ConfigError: If the run ends before its first update, or the replay of a resumed run was
+                not restored and `resume.require_replay` is true.
         """
         assert self.dataset is not None
+        self.check_schedule()
         self.dataset.check_resumed(self.resume.require_replay)
         self._timer = call_at_max_time(self.trainer, self.stop)
         return self.dataset
@@ -197,7 +198,8 @@ class DQNDataModule(LightningDataModule):
         If `observations` is None, there is instead one batch per episode: an `Evaluation`.
         """
         if self.observations is not None:
-            return _Items([load_observations(self.observations, self.obs_shape)])
+            kind = self.obs_shape, self.collectors.obs_dtype, self.obs_classes
+            return _Items([load_observations(self.observations, *kind)])
         collector = partial(self.collectors.evaluation, epsilon=0.0)
         settings = self.evaluation
         seeds = range(settings.test_seed, settings.test_seed + settings.episodes)
@@ -256,6 +258,12 @@ class DQNDataModule(LightningDataModule):
             **self.shared_settings,
         }
 
+    def check_schedule(self) -> None:
+        """Raise `ConfigError` if the run ends before its first update; call it after resuming."""
+        assert self.dataset is not None
+        if not self.trainer.fast_dev_run:  # type: ignore[union-attr]  # set by Lightning
+            self.dataset.schedule.check_first_update(self.progress)
+
     def _end_training(self) -> None:
         assert self.trainer is not None
         self.trainer.should_stop = True
@@ -271,20 +279,13 @@ class DQNDataModule(LightningDataModule):
         )
 
     def _training_schedule(self, world_size: int) -> TrainingSchedule:
-        """Return the schedule in environment steps of all ranks; warn if it contains no updates."""
+        """Return the schedule in environment steps of all ranks."""
         rows = 1 if self.replay.samples_with_replacement else self.replay.batch_size
         first_update = world_size * (rows + self.env.num_envs * (self.max_n_step - 1))
         if not self.trainer.fast_dev_run:  # type: ignore[union-attr]  # set in `setup`
             first_update = max(self.schedule.learning_starts_env_steps, first_update)
         every = self.evaluation.every_env_steps
-        schedule = self.schedule.over_ranks(world_size, first_update, every)
-        if schedule.is_over(schedule.update_due_at(0) - 1, episodes=0):
-            rank_zero_warn(
-                f"the run makes no update: data.schedule.total_env_steps is "
-                f"{schedule.total_env_steps:,}, but the first update is due at environment step "
-                f"{schedule.update_due_at(0):,}"
-            )
-        return schedule
+        return self.schedule.over_ranks(world_size, first_update, every)
 
     def _replay_device(self) -> torch.device:
         # `setup` calls this method, so the trainer is set.

@@ -1,9 +1,11 @@
 """The datamodule: environments given in different ways, seeds, and what one fit leaves behind."""
 
 import random
+import threading
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +26,7 @@ from dqn_lightning import (
     ReplaySettings,
     distributed,
 )
+from dqn_lightning.callbacks import TargetSync
 from dqn_lightning.envs import as_env_settings
 from dqn_lightning.replay import Prioritized
 from dqn_lightning.types import RunProgress
@@ -156,30 +159,44 @@ def test_a_minimum_length_of_training_is_refused(flag: str) -> None:
         train(*make(), **{flag: 5})
 
 
-def test_an_evaluation_ends_when_the_time_of_the_run_is_over() -> None:
-    class NoteEvaluations(Callback):
+def test_an_evaluation_ends_when_the_time_of_the_run_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[Any] = []
+
+    class ManualTimer(threading.Timer):
+        def start(self) -> None:
+            started.append(self)
+
+    class EndTimeInEvaluation(Callback):
         ends: ClassVar[list[Any]] = []
+
+        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+            threading.Thread(target=lambda: (time.sleep(0.1), started[-1].function())).start()
 
         def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
             self.ends.append((pl_module.summary, dict(trainer.callback_metrics)))
 
+    monkeypatch.setattr(threading, "Timer", ManualTimer)
     logger = Recorder()
-    seed_everything(1, verbose=False)
-    datamodule = make_datamodule(
-        "toy/Endless-v0",
-        learning_starts_env_steps=50,
-        eval_every_env_steps=100,
-        eval_max_steps=10**9,
-    )
+    settings = {"eval_every_env_steps": 100, "eval_max_steps": 10**9}
+    datamodule = make_datamodule("toy/Endless-v0", learning_starts_env_steps=50, **settings)
     module = DQNModule(datamodule.obs_shape, datamodule.num_actions)
-    start = time.monotonic()
-    limits = {"max_time": {"seconds": 1}, "num_sanity_val_steps": 0}
-    train(module, datamodule, NoteEvaluations(), logger=logger, **limits)
-    assert time.monotonic() - start < 5
-    assert NoteEvaluations.ends == [(None, {})]
+    limits = {"max_time": {"hours": 1}, "num_sanity_val_steps": 0}
+    train(module, datamodule, EndTimeInEvaluation(), logger=logger, **limits)
+    assert [round(timer.interval, -1) for timer in started] == [3_600]
+    assert started[0].finished.is_set()  # canceled
+    assert EndTimeInEvaluation.ends == [(None, {})]
     assert not [name for _, name, _ in logger.rows if name.startswith("eval/")]
     assert datamodule.progress.env_steps == 100
     assert datamodule.progress.evaluation_pending
+
+
+def test_training_ends_when_the_time_of_the_run_is_over() -> None:
+    module, datamodule = make(total_env_steps=None, eval_every_env_steps=None)
+    datamodule.schedule = replace(datamodule.schedule, rollout_env_steps=10**9)
+    train(module, datamodule, max_time={"seconds": 1})
+    assert datamodule.progress.env_steps > 0
 
 
 def test_a_run_without_evaluations_has_no_sanity_check() -> None:
@@ -198,10 +215,50 @@ def test_a_run_without_evaluations_has_no_sanity_check() -> None:
     assert counts == [0, 1]
 
 
-def test_a_run_without_updates_is_warned_about() -> None:
-    module, datamodule = make(total_env_steps=30, learning_starts_env_steps=40)
-    with pytest.warns(UserWarning, match=r"no update.*data\.schedule\.total_env_steps.*30.*40"):
-        train(module, datamodule)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_starts_env_steps": 40},
+        {"learning_starts_env_steps": 40, "total_episodes": 5},
+        {"learning_starts_env_steps": 0, "train_every_env_steps": 40},
+        {"learning_starts_env_steps": 0, "n_step": 40},
+    ],
+)
+def test_a_run_that_ends_before_its_first_update_is_refused(settings: dict[str, int]) -> None:
+    words = (
+        r"data\.schedule\.total_env_steps: .* step 30, before its first update at step 40 "
+        r"\(see data\.schedule\.learning_starts_env_steps\)"
+    )
+    with pytest.raises(ConfigError, match=words):
+        train(*make(total_env_steps=30, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "trainer"),
+    [
+        ({"learning_starts_env_steps": 300}, {}),
+        ({"total_env_steps": None, "total_episodes": 2, "learning_starts_env_steps": 9_000}, {}),
+        ({"learning_starts_env_steps": 301}, {"fast_dev_run": True}),
+    ],
+    ids=["an update at the last step", "limited by episodes", "fast_dev_run"],
+)
+def test_a_short_run_is_accepted_with(settings: dict[str, Any], trainer: dict[str, Any]) -> None:
+    module, datamodule = make(**settings)
+    train(module, datamodule, **trainer)
+    assert datamodule.progress.env_steps > 0
+
+
+def test_a_resumed_run_that_is_over_does_not_need_an_update(tmp_path: Path) -> None:
+    module, datamodule = make()
+    train(module, datamodule).save_checkpoint(tmp_path / "a.ckpt")
+    module, datamodule = make(require_replay=False, learning_starts_env_steps=400)
+    callbacks, options = [TargetSync(every_n_grad_steps=10)], {**QUIET, "max_epochs": -1}
+    trainer = Trainer(callbacks=callbacks, enable_checkpointing=False, **options)  # type: ignore[arg-type]
+    trainer.fit(module, datamodule=datamodule, ckpt_path=tmp_path / "a.ckpt")
+    assert datamodule.progress.env_steps == 300
+    datamodule.schedule = replace(datamodule.schedule, total_env_steps=350)
+    with pytest.raises(ConfigError, match="step 350, before its first update at step 400"):
+        trainer.fit(module, datamodule=datamodule, ckpt_path=tmp_path / "a.ckpt")
 
 
 # What one fit leaves behind ---------------------------------------------------------------------

@@ -153,6 +153,7 @@ class RunDirectory(Callback):
         """
         if self.path is None:
             return
+        trainer.datamodule.check_schedule()  # needs the progress of a resumed run
         planned = self.path
         if not self.resumed:
             self.path = distributed.from_rank_zero(self._create_directory)

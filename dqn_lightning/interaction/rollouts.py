@@ -128,6 +128,21 @@ class TrainingSchedule:
             self.total_episodes is not None and episodes >= self.total_episodes
         )
 
+    def check_first_update(self, progress: RunProgress) -> None:
+        """Check that the run does not end before its first update, unless it is over already.
+
+        Raises:
+            ConfigError: If the run would make no update.
+        """
+        first = self.update_due_at(0)
+        is_over = self.is_over(progress.rollout_end, progress.episodes)
+        if not is_over and self.is_over(first - 1, episodes=0):
+            raise ConfigError(
+                f"data.schedule.total_env_steps: the run ends at environment step "
+                f"{self.total_env_steps:,}, before its first update at step {first:,} "
+                "(see data.schedule.learning_starts_env_steps)"
+            )
+
     @property
     def update_times(self) -> list[int]:
         """Earliest update, period and updates per period; saved to detect a changed schedule."""
