@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from packaging.version import Version
@@ -105,11 +106,17 @@ class LoadedCheckpoint:
         """Load the weights and the run's progress into a module.
 
         Raises:
-            ConfigError: If the checkpoint's format is not supported.
+            ConfigError: If the checkpoint's format is not supported, or a weight is not finite.
         """
         with self.reported_as_malformed():
             module.on_load_checkpoint(self.content)
             module.load_state_dict(self.content["state_dict"])
+        for name, weights in module.state_dict().items():
+            if not torch.isfinite(weights).all():
+                raise ConfigError(
+                    f"--ckpt_path: {self.path} contains weights that are not finite, in {name}; "
+                    "use an earlier checkpoint"
+                )
 
     def check_fits(self, module: DQNModule) -> None:
         """Check that the saved weights have the same names and shapes as a module's weights.
@@ -136,7 +143,7 @@ def load_weights(cli: "DQNCLI") -> None:
     """Load the weights and the run's progress from the checkpoint, if one is given.
 
     Raises:
-        ConfigError: If the checkpoint's format is not supported.
+        ConfigError: If the checkpoint's format is not supported, or a weight is not finite.
     """
     if cli.checkpoint is not None:
         cli.checkpoint.load_into(cli.model)

@@ -11,6 +11,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dqn_lightning.errors import ConfigError
 
+_UNSUPPORTED: dict[type[torch.optim.Optimizer], str] = {
+    torch.optim.SparseAdam: "sparse gradients, but the gradients of networks here are dense",
+    torch.optim.LBFGS: "to compute the loss several times per step, which updates here do not do",
+}
+"""Optimizers that cannot be used, and what they need."""
+
 
 def make_optimizer(
     parameters: Iterable[nn.Parameter],
@@ -29,10 +35,13 @@ def make_optimizer(
         Lightning expects from `configure_optimizers`.
 
     Raises:
-        ConfigError: If the optimizer or the scheduler rejects its settings, or the scheduler needs
-            a metric.
+        ConfigError: If the optimizer or the scheduler rejects its settings or cannot be used here,
+            or the scheduler needs a metric.
     """
     optimizer: torch.optim.Optimizer = _call("model.optimizer", make, parameters)
+    for kind, needs in _UNSUPPORTED.items():
+        if isinstance(optimizer, kind):
+            raise ConfigError(f"model.optimizer: {kind.__name__} needs {needs}; use Adam")
     if make_lr_scheduler is None:
         return optimizer
     scheduler = _call("model.lr_scheduler", make_lr_scheduler, optimizer)

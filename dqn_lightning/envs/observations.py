@@ -114,11 +114,24 @@ def _box(space: spaces.Box, shape: tuple[int, ...]) -> spaces.Box:
     return spaces.Box(low, high, shape, space.dtype.type)
 
 
-def load_observations(path: str, obs_shape: tuple[int, ...]) -> Tensor:
+def load_observations(
+    path: str,
+    obs_shape: tuple[int, ...],
+    obs_dtype: torch.dtype,
+    obs_classes: tuple[int, ...] | None,
+) -> Tensor:
     """Load observations [B, …] from a `.npy` file, or from a `.pt` file that contains a tensor.
 
+    Args:
+        path: File to load.
+        obs_shape: Shape of one observation with stacked frames.
+        obs_dtype: Dtype of the environment's observations. Images (uint8) are not converted,
+            because only uint8 values are scaled; other observations may have any real dtype.
+        obs_classes: Number of classes for each element of an observation; None if not discrete.
+
     Raises:
-        ConfigError: If the file cannot be read, or its observations do not have shape `obs_shape`.
+        ConfigError: If the file cannot be read, or contains anything but finite observations of the
+            environment's shape, dtype and classes.
     """
     try:
         if path.endswith(".npy"):
@@ -128,9 +141,35 @@ def load_observations(path: str, obs_shape: tuple[int, ...]) -> Tensor:
     except Exception as error:  # unreadable files raise errors of many types
         kind = type(error).__name__
         raise ConfigError(f"data.observations: {path} cannot be read ({kind})") from error
-    if tuple(obs.shape[1:]) != obs_shape:
-        raise ConfigError(
-            f"data.observations: {path} has shape {list(obs.shape)}, expected "
-            f"[number, {', '.join(map(str, obs_shape))}]"
-        )
-    return obs
+    if problem := _problem_with(obs, obs_shape, obs_dtype, obs_classes):
+        raise ConfigError(f"data.observations: {path} {problem}")
+    return obs if obs_classes is not None else obs.to(obs_dtype)
+
+
+def _problem_with(
+    obs: Any,
+    obs_shape: tuple[int, ...],
+    obs_dtype: torch.dtype,
+    obs_classes: tuple[int, ...] | None,
+) -> str:
+    """Return why loaded observations are invalid; an empty string if they are valid."""
+    if not isinstance(obs, Tensor) or obs.layout is not torch.strided or obs.is_nested:
+        return f"must contain a dense tensor, got {type(obs).__name__}"
+    if tuple(obs.shape[1:]) != obs_shape or not len(obs):
+        shape = ", ".join(map(str, obs_shape))
+        return f"has shape {list(obs.shape)}, expected [number, {shape}]"
+    is_image = obs_dtype == torch.uint8
+    needs_integers = obs_classes is not None
+    is_integer = not (obs.is_floating_point() or obs.is_complex())
+    if obs.is_complex() or (is_image and obs.dtype != obs_dtype) or is_integer < needs_integers:
+        expected = obs_dtype if is_image or needs_integers else "real numbers"
+        return f"has dtype {obs.dtype}, expected {expected}"
+    if obs_classes is not None:
+        is_valid = (obs >= 0) & (obs < torch.tensor(obs_classes))
+    else:
+        is_valid = torch.isfinite(obs)
+    if is_valid.all():
+        return ""
+    row = int((~is_valid).flatten(1).any(1).nonzero()[0])
+    what = "a class out of range" if obs_classes is not None else "a value that is not finite"
+    return f"has {what} in observation {row}"

@@ -97,6 +97,10 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
         (["--data.schedule.total_env_steps=0"], r"data\.schedule\.total_env_steps: .*0"),
         (["--data.schedule.train_every_env_steps=0"], r"data\.schedule\.train_every_env_steps: "),
         (["--data.schedule.learning_starts_env_steps=-1"], r"learning_starts_env_steps: .*-1"),
+        (
+            ["--data.schedule.learning_starts_env_steps=601"],
+            r"\.total_env_steps: .*600, .* 608 \(see data\.schedule\.learning_starts_env_steps\)",
+        ),
         (["--data.exploration.epsilon=1.5"], r"data\.exploration\.epsilon: .*\[0, 1\].*1\.5"),
         (
             ["--data.exploration.epsilon.init_args.end=-0.1"],
@@ -122,6 +126,9 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
         (["--model.network.init_args.widths=[0]"], r"model\.network: .*widths .*at least 1"),
         ([CATEGORICAL, "--model.head.num_atoms=1"], r"model\.head: .*num_atoms 1"),
         (["--model.optimizer.init_args.lr=-1"], r"model\.optimizer: .*learning rate"),
+        (["--model.optimizer=SparseAdam"], r"model\.optimizer: SparseAdam needs sparse .*Adam"),
+        (["--model.optimizer=LBFGS"], r"model\.optimizer: LBFGS needs .*use Adam"),
+        (["--trainer.limit_val_batches=0.5"], r"trainer\.limit_val_batches: .*0\.5; use data"),
         (["--model.engine=cudagraph"], r"model\.engine: cudagraph .*auto"),
         (["--target_sync.every_n_env_steps=0"], r"target_sync\.every_n_env_steps: .*0"),
         (["--target_sync.every_n_episodes=5"], r"target_sync: .*exactly one"),
