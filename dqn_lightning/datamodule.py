@@ -4,7 +4,6 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +22,7 @@ from dqn_lightning.interaction.actor import ExplorationSettings
 from dqn_lightning.interaction.collector import Collector
 from dqn_lightning.interaction.collectors import CollectorFactory
 from dqn_lightning.interaction.evaluation import Evaluation, EvaluationSettings
+from dqn_lightning.interaction.rank_settings import check_rank_settings
 from dqn_lightning.interaction.rollouts import ReplayDataset, ScheduleSettings, TrainingSchedule
 from dqn_lightning.internals.lightning import (
     IGNORED_WARNINGS,
@@ -142,8 +142,7 @@ class DQNDataModule(LightningDataModule):
         Raises:
             ConfigError: If a trainer setting is not supported, or settings of ranks differ.
         """
-        if distributed.is_distributed():
-            distributed.check_same_settings(self._settings())
+        check_rank_settings(self)
         self._ignored_warnings.enter_context(ignored_warnings(IGNORED_WARNINGS))
         use_atomic_checkpoints(self.trainer)
         if stage == "predict" and distributed.world_size() > 1:
@@ -245,18 +244,6 @@ class DQNDataModule(LightningDataModule):
             epsilon: Probability of a random action.
         """
         return self.collectors.evaluation(num_envs, epsilon)
-
-    def _settings(self) -> dict[str, Any]:
-        """Return the settings, and properties of the environments, that all ranks must share."""
-        own = {name: value for name, value in vars(self).items() if is_dataclass(value)}
-        spaces = {name: getattr(self, name) for name in ("obs_shape", "obs_classes", "num_actions")}
-        spec = gym.registry.get(self.env.id.rpartition(":")[2])
-        return {
-            "data": {**own, "seed": self.seed},
-            "model": dict(self.trainer.lightning_module.hparams),  # type: ignore[union-attr]
-            "environment": {"spec": spec, "obs_dtype": self.collectors.obs_dtype, **spaces},
-            **self.shared_settings,
-        }
 
     def check_schedule(self) -> None:
         """Raise `ConfigError` if the run ends before its first update; call it after resuming."""

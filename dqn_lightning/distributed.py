@@ -5,19 +5,15 @@ returns its input or leaves it unchanged.
 """
 
 import atexit
-import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from dqn_lightning.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -151,41 +147,6 @@ def from_rank_zero(function: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     return result
-
-
-def check_same_settings(settings: Mapping[str, Any]) -> None:
-    """Check that all ranks have the same settings.
-
-    Args:
-        settings: Settings of this rank by name; mappings and dataclasses may be nested.
-
-    Raises:
-        ConfigError: On all ranks, if settings differ. The message names each of them, with its
-            value on each rank.
-    """
-    by_rank = all_gather(dict(_flatten("", settings)))
-    names = dict.fromkeys(name for each in by_rank for name in each)
-    differences = []
-    for name in names:
-        ranks: dict[str, list[int]] = {}
-        for number, each in enumerate(by_rank):
-            ranks.setdefault(each.get(name, "null"), []).append(number)
-        if len(ranks) > 1:
-            values = [f"{v} (rank {', '.join(map(str, r))})" for v, r in ranks.items()]
-            differences.append(f"{name}: {', '.join(values)}")
-    if differences:
-        raise ConfigError(f"{'; '.join(differences)}: settings must be the same on all ranks")
-
-
-def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield the name and text of each value except None in nested mappings and dataclasses."""
-    if is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from _flatten(f"{prefix}.{name}" if prefix else str(name), each)
-    elif value is not None:
-        yield prefix, re.sub(" at 0x[0-9a-f]+", "", str(value))  # addresses differ
 
 
 def broadcast_tensors(tensors: Iterable[Tensor]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from dqn_lightning import distributed
 from dqn_lightning.module import DQNModule
@@ -23,7 +24,7 @@ class StopOnSignal(Callback):
     """Callback that stops training after the current step on Ctrl-C, SIGTERM or SIGUSR1.
 
     A second signal stops the process immediately. With several ranks, a signal to any rank stops
-    all ranks after the current rollout.
+    all ranks after the current rollout; before training starts, it ends the process immediately.
 
     Attributes:
         received: Signal that stopped the run; None if no signal was received.
@@ -34,17 +35,26 @@ class StopOnSignal(Callback):
         self._in_context = False
 
     @contextmanager
-    def handle_signals(self, stop: Callable[[], None]) -> Iterator[None]:
+    def handle_signals(self, stop: Callable[[], None], num_ranks: int = 1) -> Iterator[None]:
         """Return a context manager that handles signals, even before training starts.
+
+        With several ranks, the operating system's default handlers are used until training starts,
+        because the process may wait for other ranks, and Python handlers are not called during that
+        time. There is nothing to save yet.
 
         The previous signal handlers are restored on exit.
 
         Args:
             stop: Function that requests the end of training; called on the first signal.
+            num_ranks: Number of ranks that will train together.
         """
         previous = {number: signal.getsignal(number) for number in EXIT_CODES}
         self.received, self._in_context = None, True
-        self._install_handlers(stop)
+        if num_ranks == 1:
+            self._install_handlers(stop)
+        else:
+            for number in EXIT_CODES:
+                signal.signal(number, signal.SIG_DFL)
         try:
             yield
         finally:
@@ -64,22 +74,33 @@ class StopOnSignal(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: DQNModule) -> None:
         """Set `received` on all ranks if any rank has received a signal."""
-        if number := distributed.all_reduce_max(self.received or 0):
-            self.received = signal.Signals(number)
+        received = distributed.all_gather(self.received and int(self.received))
+        rank = next((rank for rank, number in enumerate(received) if number is not None), None)
+        if rank is None:
+            return
+        self.received = signal.Signals(received[rank])
+        if rank > 0:  # rank 0 has not announced the stop
+            rank_zero_info(
+                f"rank {rank} received {self.received.name}: stopping after this rollout"
+            )
 
     def _install_handlers(self, stop: Callable[[], None]) -> None:
         unit = "rollout" if distributed.world_size() > 1 else "step"
         message = (
             f"stopping after this {unit}, then saving; a second signal stops at once\n".encode()
         )
+        process_id, announces = os.getpid(), distributed.rank() == 0
 
         def handle(number: int, frame: Any) -> None:
+            if os.getpid() != process_id:  # a forked process, to whose group the signal was sent
+                return
             self.received = signal.Signals(number)
             for each in EXIT_CODES:
                 default = signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
                 signal.signal(each, default)
             stop()
-            os.write(sys.stderr.fileno(), message)  # print() is not safe in a signal handler
+            if announces:
+                os.write(sys.stderr.fileno(), message)  # print() is not safe in a signal handler
 
         for number in EXIT_CODES:
             signal.signal(number, handle)

@@ -47,7 +47,8 @@ def fit(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
         io = AtomicCheckpointIO(checkpoint.path, checkpoint.current_content)
         cli.trainer.strategy.checkpoint_io = io
     try:
-        with cli.stop_on_signal.handle_signals(cli.datamodule.stop):
+        num_ranks = cli.trainer.world_size
+        with cli.stop_on_signal.handle_signals(cli.datamodule.stop, num_ranks):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
     except (EnvironmentFailure, OSError):
         raise
