@@ -32,6 +32,7 @@ from dqn_lightning.callbacks.stop_on_signal import EXIT_CODES, StopOnSignal
 from dqn_lightning.cli.arguments import (
     AUTO,
     RUNS,
+    check_run_name,
     config_of_checkpoint,
     run_name_of,
     with_config,
@@ -188,9 +189,7 @@ class DQNCLI(CommandLine):
             ConfigError: If a setting is invalid, or the checkpoint cannot be read.
         """
         self._check_trainer_flags()
-        name = self.setting("run_name")
-        if name is not None and (Path(name).name != name or name == ".."):
-            raise ConfigError(f"run_name: must be the name of a directory, got {name!r}")
+        check_run_name(self._run_name())
         num_threads = self.setting("num_threads")
         if num_threads is not None:
             if num_threads < 1:

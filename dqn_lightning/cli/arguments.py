@@ -1,5 +1,6 @@
 """Functions that complete and check the arguments of a command."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +16,8 @@ RUNS = Path("checkpoints")
 
 AUTO = "auto"
 """Value of `--ckpt_path` to resume the run if it has a checkpoint, and to start it otherwise."""
+
+_MAX_NAME_BYTES = 200  # file systems allow 255, and a number may be appended
 
 _ONE_PROCESS = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
 """Flags for commands other than `fit`: they use one process even if training used several."""
@@ -87,6 +90,21 @@ def check_positive(flag: str, value: float) -> None:
         raise ConfigError(f"--{flag}: must be positive, got {value}")
 
 
+def check_run_name(name: str) -> None:
+    """Check that a run can have this name.
+
+    Raises:
+        ConfigError: If the name is not valid as the name of a directory, too long, or contains
+            `::`, which Lightning takes for a chain of file systems.
+    """
+    is_directory = Path(name).name == name and name != ".." and name.isprintable()
+    if not is_directory or "::" in name or len(os.fsencode(name)) > _MAX_NAME_BYTES:
+        raise ConfigError(
+            f"run_name: must be the name of a directory, without '::', of at most "
+            f"{_MAX_NAME_BYTES} bytes, got {name!r}"
+        )
+
+
 def run_name_of(configs: Sequence[str]) -> str:
     """Return the default run name for the given config files.
 
@@ -104,7 +122,9 @@ def _resolve_checkpoint(arguments: list[str], default_configs: Mapping[str, Path
     value = next(_values_of({"--ckpt_path"}, arguments), None)
     if value not in ("last", AUTO):
         return arguments
-    run_directory = RUNS / _run_name(arguments, default_configs)
+    name = _run_name(arguments, default_configs)
+    check_run_name(name)
+    run_directory = RUNS / name
     path: Path | str = run_directory / "last.ckpt"
     if value == AUTO:
         if arguments[0] != "fit":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from torch.distributed import DistNetworkError, DistStoreError
 
 from dqn_lightning import distributed
 from dqn_lightning.callbacks import Checkpoints, Timing
@@ -34,6 +35,7 @@ def fit(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
     Raises:
         ConfigError: If the checkpoint is malformed.
         RankLostError: If another rank's process died or stopped responding.
+        ConnectionError: If the ranks cannot connect to each other.
     """
     checkpoint = cli.checkpoint
     if ckpt_path == AUTO:  # the run has no checkpoint
@@ -55,11 +57,21 @@ def fit(cli: "DQNCLI", ckpt_path: str | None = None) -> None:
     except Exception as error:
         if cli.rank_watch.lost is not None and isinstance(error, RuntimeError):
             raise RankLostError(cli.rank_watch.lost) from error
+        if isinstance(error, DistNetworkError | DistStoreError):
+            raise ConnectionError(_describe_connection_failure(error)) from error
         if checkpoint is None or not is_restoring(cli.trainer):
             raise
         with checkpoint.reported_as_malformed():
             raise
     _print_result(cli)
+
+
+def _describe_connection_failure(error: RuntimeError) -> str:
+    reason = str(error).partition("\n")[0]
+    if "EADDRINUSE" in reason:
+        reason = "another process uses the port; choose another MASTER_PORT"
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    return f"the ranks cannot connect at {address}: {reason}"
 
 
 @rank_zero_only

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -126,6 +127,17 @@ def test_ranks_with_different_settings_are_rejected_on_all_ranks() -> None:
         assert "num_envs" not in error
         assert "Traceback" not in error
     assert not Path("checkpoints").exists()
+
+
+def test_a_port_in_use_is_reported_in_one_line() -> None:
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        ((exit_code, error),) = main_in_ranks(["fit"], port=port, default_configs={"fit": CARTPOLE})
+    assert exit_code == 1
+    assert error == (
+        f"error: the ranks cannot connect at 127.0.0.1:{port}: another process uses the port; "
+        "choose another MASTER_PORT\n"
+    )
 
 
 def test_sync_batchnorm_on_cpus_is_rejected() -> None:

@@ -75,25 +75,33 @@ def fit_in_ranks(
 
 
 def main_in_ranks(
-    *arguments: Sequence[str], default_configs: dict[str, Path] | None = None, timeout: float = 60.0
+    *arguments: Sequence[str],
+    default_configs: dict[str, Path] | None = None,
+    port: int | None = None,
+    timeout: float = 60.0,
 ) -> list[tuple[int | None, str]]:
     """Run the command line on several simulated machines, in forked processes with one rank each.
 
     Args:
         *arguments: Arguments of each rank.
         default_configs: Default config file for each command.
+        port: Port to which rank 0 listens; by default one that is free.
         timeout: Seconds after which the ranks are killed.
 
     Returns:
         Exit code and error output of each rank.
     """
-    port = free_port()
+    port = free_port() if port is None else port
 
     def run(rank: int) -> None:
         sys.stderr = open(f"errors-{rank}", "w", buffering=1)  # noqa: SIM115
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         os.environ |= {"NODE_RANK": str(rank), "LOCAL_RANK": "0"}
-        flags = (f"--trainer.num_nodes={len(arguments)}", "--trainer.devices=1")
+        flags = (
+            f"--trainer.num_nodes={len(arguments)}",
+            "--trainer.devices=1",
+            "--trainer.strategy=ddp",
+        )
         code = main([*arguments[rank], *flags], default_configs)
         distributed.destroy_process_group()
         os._exit(code)
