@@ -39,7 +39,7 @@ from dqn_lightning.cli.arguments import (
 )
 from dqn_lightning.cli.checkpoint import LoadedCheckpoint
 from dqn_lightning.cli.registry import COMMANDS, load
-from dqn_lightning.cli.trust import TRUST_FLAG, check_config, trusted_names_only
+from dqn_lightning.cli.trust import TRUST_FLAG, check_config, check_links, trusted_names_only
 from dqn_lightning.datamodule import DQNDataModule
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.internals.jsonargparse import refuse_untyped_factories
@@ -81,6 +81,7 @@ def run(arguments: list[str], default_configs: Mapping[str, Path]) -> int:
         stack.enter_context(ignored_warnings(_IGNORED_WARNINGS))
         if untrusted is not None and TRUST_FLAG not in arguments:
             check_config(untrusted)
+            check_links(untrusted.parent)
             stack.enter_context(trusted_names_only(arguments, untrusted))
         cli = DQNCLI(args=completed)
     received = cli.stop_on_signal.received

@@ -3,12 +3,14 @@
 A checkpoint that someone else made must be safe to test and to play. The checkpoint file cannot
 contain code, but the `config.yaml` beside it names classes to create, files to read and environment
 modules to import. A config that a command reads only because it lies beside the checkpoint is
-therefore checked in two ways, unless `--trust_config` is given:
+therefore checked, unless `--trust_config` is given:
 
 - `check_config` reads it before the parser does. It accepts plain values, paths below the working
   directory, and names on an exact list of classes.
 - `trusted_names_only` makes the parser refuse to import any name that is neither on this list nor
   part of the command line.
+
+`check_links` checks that commands do not write through links beside the checkpoint.
 
 Configs given by `--config` and flags are trusted.
 """
@@ -53,6 +55,19 @@ _FREE_TEXT = {"run_name", "data.observations"}
 
 _NULL_ONLY = {"trainer.model_registry"}
 """Settings that must be null, because they send data to another machine."""
+
+_WRITTEN_FILES = (
+    ".lock",
+    ".tmp-*",
+    "metrics.csv",
+    "predictions.pt",
+    "state",
+    "state/*",
+    "test.json",
+    "timing.csv",
+    "videos",
+)
+"""Files and directories beside a checkpoint to which commands write, as glob patterns."""
 
 _DURATIONS = ("max_time", "duration")
 """Last parts of the keys of settings whose value may be a time, such as `00:12:00:00`."""
@@ -163,6 +178,24 @@ def check_config(path: Path) -> None:
     for key, value in _values(settings, path):
         if problem := _problem(key, value, path.parent):
             raise _refusal(path, key, problem)
+
+
+def check_links(directory: Path) -> None:
+    """Check that no file to which commands write is a link, possibly to a file elsewhere.
+
+    Args:
+        directory: Directory of a checkpoint.
+
+    Raises:
+        ConfigError: If a file or directory is a symbolic link.
+    """
+    for pattern in _WRITTEN_FILES:
+        for path in directory.glob(pattern):
+            if path.is_symlink():
+                raise ConfigError(
+                    f"--ckpt_path: {path} is a symbolic link, through which a file elsewhere could "
+                    f"be overwritten; remove it, or trust it by {TRUST_FLAG}"
+                )
 
 
 def is_safe(path: Path) -> bool:

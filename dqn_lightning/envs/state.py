@@ -275,7 +275,7 @@ def _attributes(owner: Any) -> dict[str, Any]:
 def _load_attributes(owner: Any, state: dict[str, Any]) -> None:
     """Set the attributes that `_attributes` saves; a file must not change any others."""
     for name, saved in state.items():
-        current = vars(owner).get(name)
+        current = vars(owner).get(name, getattr(type(owner), name, None))
         if name.startswith("__") or name in _CONSTANT_ATTRIBUTES or _is_constant(current):
             continue
         if "value" in saved:
@@ -290,6 +290,6 @@ def _is_helper(value: Any) -> bool:
 
 def _is_constant(value: Any) -> bool:
     """Return whether a value is configuration, a callable or a rendering object (not saved)."""
-    configuration = (gym.Env, VectorEnv, Space, EnvSpec, ModuleType, type)
+    configuration = (gym.Env, VectorEnv, Space, EnvSpec, ModuleType, type, property)
     is_rendering = type(value).__module__.startswith("pygame")
     return isinstance(value, configuration) or callable(value) or is_rendering

@@ -80,3 +80,17 @@ def test_the_global_numpy_generator_continues_its_sequence() -> None:
 def test_other_types_are_rejected_at_any_depth(value: Any) -> None:
     with pytest.raises(NotSerializableError, match=type(value).__name__):
         to_plain({"a": [value]})
+
+
+@pytest.mark.parametrize("name", ["test", "seed", "random.test"])
+def test_a_file_does_not_choose_which_function_is_called(name: str) -> None:
+    saved = to_plain(np.random.default_rng(1))
+    with pytest.raises(KeyError, match=name):
+        from_plain({**saved, "name": name})
+
+
+@pytest.mark.parametrize("kind", ["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"])
+def test_every_kind_of_generator_is_restored(kind: str) -> None:
+    generator = np.random.Generator(getattr(np.random, kind)(1))
+    restored = from_plain(to_plain(generator))
+    assert restored.random(3).tolist() == generator.random(3).tolist()

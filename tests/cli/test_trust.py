@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+import torch
 import yaml
 
 from dqn_lightning import ConfigError
@@ -217,6 +218,22 @@ def test_short_names_refer_to_known_classes_only(
     assert_rejected(["test", "--ckpt_path", "cartpole/best.ckpt"], words, capsys)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["test.json", "predictions.pt", "metrics.csv", "state", "state/rank-0", ".tmp-last.ckpt"],
+)
+def test_link_to_a_file_elsewhere_is_refused(
+    name: str, stranger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine").mkdir()
+    link = stranger / name
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(Path("mine").resolve())
+    words = rf"--ckpt_path: cartpole/{re.escape(name)} is a symbolic link.*--trust_config"
+    assert_rejected(["test", "--ckpt_path=cartpole/best.ckpt"], words, capsys)
+
+
 COMMANDS_WITH_CHECKPOINT = [
     name for name, command in COMMANDS.items() if not command.has_own_parser and name != "screen"
 ]
@@ -246,6 +263,23 @@ def test_last_checkpoint_of_a_run_follows_the_same_rule(
     arguments = ["fit", "--ckpt_path", "last"]
     assert_rejected(arguments, r"model\.head.*--trust_config", capsys, {"fit": CARTPOLE})
     assert not Path("called").exists()
+
+
+def test_checkpoint_that_could_run_code_is_refused_without_advice_to_run_it(
+    stranger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return Path.touch, (Path("called"),)
+
+    torch.save({"state_dict": {}, "a": Hostile()}, stranger / "best.ckpt")
+    words = r"^error: --ckpt_path: cartpole/best\.ckpt contains objects other than tensors .*\n$"
+    for command in COMMANDS_WITH_CHECKPOINT:
+        assert main([command, "--ckpt_path=cartpole/best.ckpt"]) == 2
+        error = capsys.readouterr().err.removeprefix("Seed set to 1\n")
+        assert re.search(words, error), error
+        assert "weights_only" not in error
+    assert_nothing_ran()
 
 
 # What the user names is trusted -------------------------------------------------------------------

@@ -14,6 +14,8 @@ from dqn_lightning.envs import CartPoleScreen, CartPoleShapedReward, EnvFactory
 from dqn_lightning.envs.state import (
     NotRestorableError,
     RestoreByReplay,
+    env_state,
+    load_env_state,
     load_vector_state,
     supports_state,
     vector_state,
@@ -193,3 +195,24 @@ def test_atari_environments_with_sticky_actions_are_restored(
     env_id = "ale_py:ALE/Breakout-v5"
     factory = EnvFactory(env_id, {"obs_type": "ram", "repeat_action_probability": 0.25})
     assert_continues_exactly(factory, num_envs, way, tmp_path)
+
+
+def test_a_state_sets_only_attributes_that_are_saved() -> None:
+    env = gym.make("CartPole-v1")
+    env.reset(seed=1)
+    state = env_state(env)
+    forged = {
+        "spec": {"attributes": {"entry_point": {"value": "evil:call"}}},
+        "step": {"attributes": {"__defaults__": {"value": 1}}},
+        "__class__": {"attributes": {"forged": {"value": 1}}},
+        "action_space": {"value": 1},
+    }
+    before = dict(vars(env))
+    for layer in state:
+        layer.update(forged)
+    load_env_state(env, state)
+    assert env.spec is not None
+    assert env.spec.entry_point == gym.spec("CartPole-v1").entry_point
+    assert vars(env).keys() == before.keys()
+    assert not hasattr(type(env), "forged")
+    assert env.action_space == gym.spaces.Discrete(2)
