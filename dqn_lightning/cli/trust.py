@@ -19,11 +19,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from datetime import date
 from functools import cache
 from pathlib import Path, PurePath
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from torch import nn, optim
@@ -72,11 +71,14 @@ _WRITTEN_FILES = (
 _DURATIONS = ("max_time", "duration")
 """Last parts of the keys of settings whose value may be a time, such as `00:12:00:00`."""
 
+_READ_AS_TEXT = (":float", ":timestamp")
+"""Ends of the tags of YAML's dates and decimals."""
+
 _MAX_VALUES = 10_000
 
 _KEY = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*\+?")
 _PLAIN_TEXT = re.compile(r"(\w([\w .+=@,/-]*[\w.+=@,/-])?)?")
-_NUMBERS = re.compile(r"[-+]?\.?\d[\d.]*(e[-+]?\d+)?|\[[\d, ]*\]", re.IGNORECASE)
+_NUMBERS = re.compile(r"[-+]?\.?\d[\d.]*(e[-+]?\d+)?|[-+]?\.(inf|nan)|\[[\d, ]*\]", re.IGNORECASE)
 _DURATION = re.compile(r"\d+(:\d+)+")
 _NAME = re.compile(r"(?<![\w./])[^\W\d]\w*(\.[^\W\d]\w*)*(?![\w./])")
 """Name of an argument that is not part of a path."""
@@ -134,6 +136,19 @@ _OTHER_CLASSES = (
 """Schedules and wrappers of this project."""
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML loader that agrees with the parser's, but leaves dates and decimals as text.
+
+    The parser uses the same base class, with other rules for dates and decimals. A text that is a
+    date here and a string there could be the name of a file with further settings.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(_READ_AS_TEXT)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 @cache
 def known_names() -> frozenset[str]:
     """Return the exact names of all classes that a config beside a checkpoint may contain."""
@@ -165,9 +180,8 @@ def check_config(path: Path) -> None:
             path outside the working directory, or the name of another file.
     """
     try:
-        # The parser's own YAML loader, because another one might read the same text differently.
-        settings = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        settings = yaml.load(path.read_text(), _Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--ckpt_path: {path} beside it cannot be read ({reason})") from error
     if not isinstance(settings, dict):
@@ -249,20 +263,21 @@ def _problem(key: str, value: Any, directory: Path) -> str | None:
     """
     if key in _NULL_ONLY and value is not None:
         return f"must be null, got {value!r}"
-    if value is None or isinstance(value, (bool, int, float, date)):
+    if value is None or isinstance(value, (bool, int)):
         return None
     if not isinstance(value, str):
         return f"must be a plain value, got {type(value).__name__}"
+    is_free_text = key in _FREE_TEXT
+    if not is_free_text and any(_is_file(parent / value) for parent in (directory, Path())):
+        return f"{value!r} is the name of a file, whose content would be read"
     if _NUMBERS.fullmatch(value) or (key.endswith(_DURATIONS) and _DURATION.fullmatch(value)):
         return None
     if not _PLAIN_TEXT.fullmatch(value):
         return f"{value!r} is more than a plain word"
     if _is_outside(value):
         return f"{value} is outside the working directory"
-    if key in _FREE_TEXT:
+    if is_free_text:
         return None
-    if any(_is_file(parent / value) for parent in (directory, Path())):
-        return f"{value} is the name of a file, whose content would be read"
     is_name = "." in value and all(part.isidentifier() for part in value.split("."))
     if (is_name or key.endswith("class_path")) and value not in known_names():
         return f"{value} is not a known class"
@@ -282,7 +297,7 @@ def _is_outside(value: str) -> bool:
 def _is_file(path: Path) -> bool:
     try:
         return path.exists() and not path.is_dir()
-    except OSError:
+    except (OSError, ValueError):  # too long, or contains a null byte
         return False
 
 

@@ -438,6 +438,33 @@ def test_text_of_a_config_is_refused(text: str, words: str, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("model: 2001-12-14", "2001-12-14"),
+        ("model: 2001-12-14 21:59:43", "2001-12-14 21:59:43"),
+        ("model: '12'", "12"),
+        ("model: 1.5", "1.5"),
+        ("model: .inf", ".inf"),
+        ("model: '[0, 1]'", "[0, 1]"),
+        ("model: 'null'", "null"),
+    ],
+)
+def test_number_or_date_that_is_the_name_of_a_file_is_refused(
+    text: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / name).write_text("head: {class_path: evil.call}")
+    with pytest.raises(ConfigError, match="is the name of a file"):
+        check_config(tmp_path / "config.yaml")
+
+
+def test_integer_is_not_the_name_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("num_threads: 1")
+    (tmp_path / "1").touch()  # the parser receives a number, too
+    check_config(tmp_path / "config.yaml")
+
+
 # What is accepted -------------------------------------------------------------------------------
 
 
@@ -457,6 +484,8 @@ def test_common_settings_need_no_trust(tmp_path: Path) -> None:
             "run_name": "my run v1.2",
             "data.observations": "obs.npy",
             "data.env.kwargs": {"render_mode": "rgb_array", "desc": ["SF", "FG"], "size": 1e-3},
+            "data.replay.reward_clip": float("inf"),
+            "model.noisy_sigma": -0.5,
             "trainer.precision": "bf16-mixed",
             "trainer.devices": "0,1",
             "trainer.strategy": "ddp_find_unused_parameters_true",
