@@ -222,6 +222,7 @@ def is_safe(path: Path) -> bool:
 
 
 def _refusal(path: Path, key: str, problem: str) -> ConfigError:
+    key = key[:80] if key.isprintable() else repr(key[:80])
     return ConfigError(
         f"{key}: {problem}; {path} comes with a checkpoint, so it may contain only plain values "
         f"and known classes; {TRUST_FLAG} trusts it"
@@ -236,7 +237,7 @@ def _values(settings: Any, path: Path) -> Iterator[tuple[str, Any]]:
         key, value = pending.pop()
         num_values += 1
         if num_values > _MAX_VALUES:  # an alias in YAML can refer to a container that contains it
-            raise _refusal(path, key[:80], f"is one of more than {_MAX_VALUES} values")
+            raise _refusal(path, key, f"is one of more than {_MAX_VALUES} values")
         if isinstance(value, dict):
             items = [(_join(key, name, path), item) for name, item in value.items()]
             pending += reversed(items)
@@ -273,7 +274,7 @@ def _problem(key: str, value: Any, directory: Path) -> str | None:
     if _NUMBERS.fullmatch(value) or (key.endswith(_DURATIONS) and _DURATION.fullmatch(value)):
         return None
     if not _PLAIN_TEXT.fullmatch(value):
-        return f"{value!r} is more than a plain word"
+        return f"{value[:80]!r} is more than a plain word"
     if _is_outside(value):
         return f"{value} is outside the working directory"
     if is_free_text:

@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from jsonargparse import Namespace, _actions, _typehints, _util
@@ -57,7 +57,7 @@ def refuse_imports(is_allowed: Callable[[str], bool], reason: str) -> Iterator[N
         if isinstance(name, str) and "." in name and name not in aliases and not is_allowed(name):
             raise _refusal(name, reason)
         imported = original(name, *args, **kwargs)
-        if isinstance(imported, (type, types.FunctionType)):
+        with suppress(ImportError, AttributeError, ValueError):  # it may have no other name
             aliases.add(str(_util.get_import_path(imported)))
         return imported
 

@@ -423,6 +423,8 @@ def test_function_with_a_matching_return_annotation_is_accepted() -> None:
         ("<<: {model: {head: evil.call}}", r"model\.head: evil\.call"),
         ("model: !!set {a}", "cannot be read|must be a plain value"),
         ("model: !!binary YQ==", "must be a plain value, got bytes"),
+        ('"a\\nb": 1', r"^'a\\nb': is not a setting"),
+        ('model: {"a\\e[0m": 1}', r"^'model\.a\\x1b\[0m': is not the name"),
         ("- model", "is not a mapping"),
         ("a: 1\n---\nb: 2", "cannot be read"),
         ("model: {head: 'os.system '}", "more than a plain word"),
