@@ -37,7 +37,7 @@ pytestmark = [
 
 NUM_CASES = int(os.environ.get("RANDOM_CASES", 100))
 FIRST = int(os.environ.get("RANDOM_SEED", 0))
-DEADLINE_S = 30
+DEADLINE_S = 60
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 MAY_CHANGE = ("PL_", "SDL_", "CUBLAS_")  # set for the whole process, by Lightning and by us
 
