@@ -8,7 +8,7 @@ and prioritized replay. Part 2 is many short runs in one process, with and witho
 environments. The first third of the samples is warm-up. After it, memory must grow by less than
 1 MB per minute (part 1) or 0.2 MB per fit (part 2) by a least-squares line, and file descriptors,
 threads and child processes must not have a larger median in the second half than in the first.
-Otherwise, the exit code is 1.
+Otherwise, the exit code is 1. Needs Linux, because it reads /proc.
 """
 
 import argparse
