@@ -180,6 +180,8 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
             ],
             r"model\.lr_scheduler: KeyError: .*initial_lr",
         ),
+        (["--trainer.limit_val_batches=0.5"], r"trainer\.limit_val_batches: .*episodes, got 0\.5"),
+        (["--trainer.overfit_batches=0.5"], r"trainer\.overfit_batches: .*, got 0\.5"),
         (["--trainer.max_time=soon"], r"trainer\.max_time: .*soon"),
     ],
 )
