@@ -260,8 +260,8 @@ def draw_case(number: int) -> Case:
     flags = dict(all_flags())
     variants = rng.sample(OVERLAYS, rng.choice([0, 0, 1, 2]))
     configs = [CONFIGS / "cartpole.yaml", *(CONFIGS / "variants" / f"{v}.yaml" for v in variants)]
-    num_odd = rng.choice([0, 0, 0, 1, 1, 2])
-    chosen = rng.sample(sorted(flags), rng.randint(1, 8) + num_odd)
+    num_odd = rng.choice([0, 0, 0, 0, 1, 1, 2])
+    chosen = rng.sample(sorted(flags), rng.randint(1, 6) + num_odd)
     odd = dict(draw_odd_setting(rng, flag) for flag in chosen[:num_odd])
     usual = {flag: draw(rng, flag, flags[flag]) for flag in chosen[num_odd:]}
     if any(flag.startswith("target_sync.every_n_") for flag in usual) and rng.random() < 0.8:
@@ -314,13 +314,14 @@ def draw(rng: random.Random, flag: str, hint: Any, depth: int = 0) -> Any:
     if type(None) in members and flag not in LIMITS and rng.random() < 0.2:
         return None
     fixed = VALUES.get(flag) or VALUES.get(name)
-    if name in CLASSES and not (fixed and rng.random() < 0.3):
+    takes_class = name in CLASSES and not all(kind in NUMBERS for kind in members)
+    if takes_class and not (fixed and rng.random() < 0.3):
         drawn = draw_class(rng, flag, rng.choice(CLASSES[name]), depth)
         return [drawn] if name in ("wrappers", "augmentations", "callbacks") else drawn
     if fixed:
         return rng.choice(fixed)
-    members = [member for member in members if member is not type(None)]
-    return _draw_member(rng, flag, rng.choice(members or [Any]))
+    usual = [kind for kind in members if kind in (*NUMBERS, bool) or typing.get_origin(kind)]
+    return _draw_member(rng, flag, rng.choice(usual or members))
 
 
 def draw_class(rng: random.Random, flag: str, path: str, depth: int) -> Any:
