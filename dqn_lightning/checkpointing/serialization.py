@@ -5,6 +5,7 @@ dicts that contain the name of the original type. `from_plain` restores the orig
 """
 
 from collections import deque
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,22 @@ def from_plain(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return _RESTORE[value[_KIND]](value)
+
+
+def to_bytes(plain: Any) -> bytes:
+    """Return the bytes of a converted value, to send it to another process.
+
+    PyTorch would send tensors through shared memory and a socket in the directory for temporary
+    files, which fails if the path of this directory is long.
+    """
+    buffer = BytesIO()
+    torch.save(plain, buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes) -> Any:
+    """Restore a value that was converted by `to_bytes`."""
+    return torch.load(BytesIO(content), weights_only=True)
 
 
 def _generator(value: dict[str, Any]) -> np.random.Generator:

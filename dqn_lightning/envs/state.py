@@ -18,7 +18,13 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Space
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from dqn_lightning.checkpointing.serialization import NotSerializableError, from_plain, to_plain
+from dqn_lightning.checkpointing.serialization import (
+    NotSerializableError,
+    from_bytes,
+    from_plain,
+    to_bytes,
+    to_plain,
+)
 from dqn_lightning.envs.vectors import SingleVectorEnv
 from dqn_lightning.internals.gymnasium import (
     RECORDED_ARGUMENTS,
@@ -108,7 +114,7 @@ def vector_state(envs: VectorEnv[Any, Any, Any]) -> dict[str, Any]:
         states = [env_state(env) for env in vector.envs]
         return {"ended": to_plain(envs_to_reset(vector)), "envs": states}
     if isinstance(vector, AsyncVectorEnv):
-        return {"envs": list(vector.call("saved_state"))}
+        return {"envs": [from_bytes(content) for content in vector.call("saved_state")]}
     if isinstance(vector, Stateful):
         return {"vector": to_plain(vector.state_dict())}
     if not f"{type(vector).__module__}.".startswith(_STATE_IN_ATTRIBUTES):
@@ -141,7 +147,8 @@ def load_vector_state(envs: VectorEnv[Any, Any, Any], state: dict[str, Any]) -> 
         else:
             set_envs_to_reset(vector, from_plain(state["ended"]))
     elif isinstance(vector, AsyncVectorEnv) and "ended" not in state:
-        failures = [failure for failure in vector.call("restore_state", state["envs"]) if failure]
+        contents = [to_bytes(member_state) for member_state in state["envs"]]
+        failures = [failure for failure in vector.call("restore_state", contents) if failure]
         if failures:
             raise NotRestorableError(failures[0])
     elif isinstance(vector, Stateful) and "vector" in state:

@@ -23,6 +23,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import Autoreset
 
+from dqn_lightning.checkpointing.serialization import from_bytes, to_bytes
 from dqn_lightning.envs.state import NotRestorableError, env_state, load_env_state
 from dqn_lightning.errors import EnvironmentFailure
 from dqn_lightning.internals.gymnasium import CausedAsyncVectorEnv
@@ -166,11 +167,11 @@ class WorkerState(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.index = index
 
-    def saved_state(self) -> list[Any]:
-        """Return the state of this worker's environment, as returned by `env_state`."""
-        return env_state(self.env)
+    def saved_state(self) -> bytes:
+        """Return the state of this worker's environment: `to_bytes` of its `env_state`."""
+        return to_bytes(env_state(self.env))
 
-    def restore_state(self, states: list[Any]) -> str:
+    def restore_state(self, states: list[bytes]) -> str:
         """Restore the state of this worker's environment.
 
         An error is returned instead of raised, because an exception would end the worker process.
@@ -182,7 +183,7 @@ class WorkerState(gym.Wrapper[Any, Any, Any, Any]):
             An error message, or an empty string on success.
         """
         try:
-            load_env_state(self.env, states[self.index])
+            load_env_state(self.env, from_bytes(states[self.index]))
         except NotRestorableError as error:
             return str(error)
         return ""

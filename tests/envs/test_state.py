@@ -1,5 +1,7 @@
 """Restored environments continue exactly like the ones that were saved."""
 
+import multiprocessing
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,20 @@ def test_simple_environments_are_restored_by_their_attributes(env_id: str, tmp_p
 )
 def test_vector_environments_are_restored(num_envs: int, way: Any, tmp_path: Path) -> None:
     assert_continues_exactly(EnvFactory("CartPole-v1"), num_envs, way, tmp_path)
+
+
+def test_states_of_workers_do_not_pass_through_the_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / ("long" * 20)  # too long for the path of a socket
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
+    envs = EnvFactory("CartPole-v1").make_vector(2, "async")
+    envs.reset(seed=3)
+    load_vector_state(envs, vector_state(envs))
+    envs.close()
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(
