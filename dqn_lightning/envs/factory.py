@@ -20,7 +20,7 @@ from dqn_lightning.envs.state import RestoreByReplay, supports_state
 from dqn_lightning.envs.vectors import SingleVectorEnv
 from dqn_lightning.envs.workers import WorkerVectorEnv
 from dqn_lightning.errors import ConfigError
-from dqn_lightning.internals.gymnasium import is_raised_by_make
+from dqn_lightning.internals.gymnasium import is_raised_by_make, is_raised_by_wrapper
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class EnvFactory:
 
         Raises:
             ConfigError: If the id is unknown, a package is missing, the keyword arguments do not
-                match the constructor's signature, a wrapper does not return an environment, or
-                `sys.exit` is called.
+                match the constructor's signature, a wrapper does not fit or does not return an
+                environment, or `sys.exit` is called.
         """
         try:
             return self._make()
@@ -210,6 +210,10 @@ def _wrap(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:
             f"data.env.wrappers: {name} needs a package that is not installed: {error}"
         ) from error
     except Exception as error:
+        if is_raised_by_wrapper(error):
+            raise ConfigError(
+                f"data.env.wrappers: {name} does not fit {env}: {type(error).__name__}: {error}"
+            ) from error
         if add_note := getattr(error, "add_note", None):  # Python 3.11 and later
             add_note(f"raised by the wrapper {name} (data.env.wrappers)")
         raise

@@ -75,9 +75,7 @@ class CollectorFactory:
         check_time_limit(self.eval_env_factory.env_kwargs, "data.evaluation.env_kwargs")
         self._read_spaces()
         if self.eval_env_factory != self.env_factory:
-            envs = self.eval_env_factory.make_vector(1, "single")
-            envs.close()
-            self._check_eval_shape(envs.single_observation_space.shape)
+            self._check_eval_environment()
 
     def _read_spaces(self) -> None:
         envs = self.env_factory.make_vector(1, "single")
@@ -184,6 +182,16 @@ class CollectorFactory:
         replay = self._make_replay(capacity, num_envs, np.random.SeedSequence(0), n_step=1)
         actor = EpsilonGreedy(Constant(epsilon), self.num_actions, np.random.default_rng(0))
         return self._collector(envs, replay, actor, 1, RunProgress())
+
+    def _check_eval_environment(self) -> None:
+        try:
+            envs = self.eval_env_factory.make_vector(1, "single")
+        except ConfigError as error:  # names the settings of training, which were valid
+            message = str(error).replace("data.env.kwargs", "data.evaluation.env_kwargs")
+            message = message.replace("data.env.wrappers", "data.evaluation.wrappers")
+            raise ConfigError(message) from error
+        envs.close()
+        self._check_eval_shape(envs.single_observation_space.shape)
 
     def _check_eval_shape(self, shape: tuple[int, ...] | None) -> None:
         if shape != self.frame_shape:

@@ -44,12 +44,23 @@ def is_raised_by_make(error: Exception) -> bool:
     `TypeError` raised inside the constructor is a bug in the environment. Gymnasium does not
     distinguish these cases, so this function inspects the innermost frame of the traceback.
     """
-    original = error.__cause__ or error  # `make` adds its arguments to the message
-    innermost: TracebackType | None = original.__traceback__
+    # `make` adds its arguments to the message of the original error.
+    return _raising_module(error.__cause__ or error) == registration.__name__
+
+
+def is_raised_by_wrapper(error: Exception) -> bool:
+    """Return whether one of Gymnasium's wrappers raised the error, rather than the code it called.
+
+    A wrapper's constructor raises errors of several types if it does not fit the environment.
+    """
+    return _raising_module(error).startswith("gymnasium.wrappers.")
+
+
+def _raising_module(error: BaseException) -> str:
+    innermost: TracebackType | None = error.__traceback__
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next
-    module: Any = None if innermost is None else innermost.tb_frame.f_globals.get("__name__")
-    return bool(module == registration.__name__)
+    return "" if innermost is None else str(innermost.tb_frame.f_globals.get("__name__"))
 
 
 class WorkerTraceback(Exception):  # noqa: N818

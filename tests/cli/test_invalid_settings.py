@@ -120,7 +120,21 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
             ["--data.evaluation.wrappers=[gymnasium.wrappers.TimeAwareObservation]"],
             r"data\.evaluation\.wrappers: .*\(5,\).*\(4,\)",
         ),
-        (["--data.evaluation.env_kwargs.colour=red"], r"kwargs: CartPole-v1 .*colour"),
+        (
+            ["--data.evaluation.env_kwargs.colour=red"],
+            r"data\.evaluation\.env_kwargs: CartPole-v1 .*colour",
+        ),
+        (
+            ["--data.evaluation.wrappers=[gymnasium.wrappers.GrayscaleObservation]"],
+            r"data\.evaluation\.wrappers: GrayscaleObservation does not fit .*3 channels",
+        ),
+        (
+            [
+                "--data.env.id=CliffWalking-v1",
+                "--data.env.wrappers=[gymnasium.wrappers.TimeAwareObservation]",
+            ],
+            r"data\.env\.wrappers: TimeAwareObservation does not fit .*TimeLimit",
+        ),
         (["--data.evaluation.episodes=0"], r"data\.evaluation\.episodes: .*0"),
         (["--data.seed=-1"], r"data\.seed: must not be negative, got -1"),
         (["--model.network.init_args.widths=[0]"], r"model\.network: .*widths .*at least 1"),
