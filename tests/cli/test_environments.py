@@ -68,7 +68,9 @@ def test_a_lost_worker_ends_the_run_with_one_line_and_its_last_checkpoint_can_be
     assert "Traceback" not in error
     assert progress_of("checkpoints/cartpole")["env_steps"] == 400
     last = "--ckpt_path=checkpoints/cartpole/last.ckpt"
-    assert fit(last, FAULTY, kwargs, *ASYNC, *flags) == 0  # takes 100 more steps per environment
+    assert (
+        fit(last, "--trust_config", FAULTY, kwargs, *ASYNC, *flags) == 0
+    )  # takes 100 more steps per environment
 
 
 @pytest.mark.processes
