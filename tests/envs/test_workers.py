@@ -19,6 +19,8 @@ from dqn_lightning.errors import EnvironmentFailure
 from tests.helpers import toy
 from tests.helpers.processes import ROOT, environment
 
+pytestmark = pytest.mark.processes
+
 
 def make(env_id: str = "CartPole-v1", timeout_s: float | None = None, **kwargs: Any) -> Any:
     return EnvFactory(env_id, kwargs, step_timeout_s=timeout_s).make_vector(3, "async")
@@ -181,7 +183,6 @@ def is_running(pid: int) -> bool:
     return state != "Z"  # a zombie has ended, but its new parent has not asked for its exit code
 
 
-@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("fault", "then"), [("hang", "step"), ("hang in C", "step"), ("hang", "wait")]
@@ -194,7 +195,6 @@ def test_killing_the_main_process_leaves_no_orphans(fault: str, then: str) -> No
     assert_ended(workers)
 
 
-@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_main_process_that_ends_without_closing_its_environments_leaves_no_orphans() -> None:
     process, workers = start("hang", "end")
