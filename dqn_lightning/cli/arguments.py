@@ -114,6 +114,16 @@ def run_name_of(configs: Sequence[str]) -> str:
     return "_".join(Path(config).stem for config in configs)
 
 
+def run_name_in(config: Path) -> str | None:
+    """Return the run name that a config contains; None if it has none or cannot be read."""
+    try:
+        settings = yaml.safe_load(config.read_text())
+    except (OSError, ValueError, yaml.YAMLError):  # the parser reports it
+        return None
+    name = settings.get("run_name") if isinstance(settings, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def _resolve_checkpoint(arguments: list[str], default_configs: Mapping[str, Path]) -> list[str]:
     """Replace `last` or `auto` in `--ckpt_path` with the path of the run's checkpoint.
 
@@ -139,8 +149,7 @@ def _resolve_checkpoint(arguments: list[str], default_configs: Mapping[str, Path
 def _run_name(arguments: list[str], default_configs: Mapping[str, Path]) -> str:
     """Return the name of the run from `--run_name`, the contents of configs, or their names."""
     configs = list(_values_of(_CONFIG, arguments)) or [str(default_configs.get("fit", "run"))]
-    settings = [yaml.safe_load(Path(c).read_text()) for c in configs if Path(c).is_file()]
-    named = [each["run_name"] for each in settings if each and each.get("run_name")]
+    named = [name for config in configs if (name := run_name_in(Path(config)))]
     flags = list(_values_of({"--run_name"}, arguments))
     return next(reversed([*named, *flags]), None) or run_name_of(configs)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from lightning.pytorch import Trainer
 from packaging.version import Version
 
 from dqn_lightning.checkpointing import files
+from dqn_lightning.cli.arguments import run_name_in
 from dqn_lightning.errors import ConfigError
 from dqn_lightning.module import DQNModule
 
@@ -64,11 +64,7 @@ class LoadedCheckpoint:
 
     def run_name(self) -> str | None:
         """Return the run name from the config beside the checkpoint; None without a config."""
-        config = self.path.parent / "config.yaml"
-        if not config.is_file():
-            return None
-        name: str | None = yaml.safe_load(config.read_text()).get("run_name")
-        return name
+        return run_name_in(self.path.parent / "config.yaml")
 
     @contextmanager
     def reported_as_malformed(self) -> Iterator[None]:

@@ -38,6 +38,7 @@ def test_given_configs_are_moved_before_other_flags(flag: list[str]) -> None:
     [
         ([], "default"),
         (["--run_name=mine"], "mine"),
+        (["--config=named.yaml"], "in_config"),
         (["--config", "configs/other.yaml"], "other"),
         (["--config=configs/other.yaml", "-c", "variants/this.yaml"], "other_this"),
     ],
@@ -46,10 +47,18 @@ def test_last_is_the_newest_checkpoint_of_the_named_run(
     command: str, flag: list[str], arguments: list[str], run: str
 ) -> None:
     path = make_run(run) / "last.ckpt"
+    Path("named.yaml").write_text("run_name: in_config")
     completed = with_config([command, *arguments, *flag], {"fit": Path("configs/default.yaml")})
     assert str(path) in " ".join(completed)
     assert "last" not in completed
     assert "--ckpt_path=last" not in completed
+
+
+@pytest.mark.parametrize("text", ["- a list", "run_name: [", "run_name: null", "run_name: {a: 1}"])
+def test_name_of_the_run_is_that_of_a_config_without_a_valid_run_name(text: str) -> None:
+    path = make_run("other") / "last.ckpt"
+    Path("other.yaml").write_text(text)  # the parser reports what is wrong
+    assert str(path) in with_config(["fit", "--config=other.yaml", "--ckpt_path", "last"], {})
 
 
 def test_config_beside_the_checkpoint_takes_precedence_over_the_default() -> None:
