@@ -405,6 +405,25 @@ def test_stopping_one_rank_stops_all_ranks() -> None:
     assert [recording["counts"].env_steps for recording in recordings(2)] == [300, 300]
 
 
+def test_an_evaluation_that_one_rank_stops_has_no_result_on_any_rank() -> None:
+    class StopSecondInEvaluation(Callback):
+        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.global_rank == 1 and not trainer.sanity_checking:
+                trainer.datamodule.stop()
+
+    fit_in_ranks(
+        2,
+        partial(make, eval_every_env_steps=100, eval_episodes=2),
+        TargetSync(every_n_grad_steps=10),
+        RankRecorder(),
+        StopSecondInEvaluation(),
+        enable_checkpointing=False,
+    )
+    for recording in recordings(2):
+        assert recording["summary"] is None
+        assert recording["counts"].env_steps == 100
+
+
 def test_the_run_of_several_ranks_does_not_depend_on_the_rollout_length() -> None:
     runs = []
     for rollout_env_steps in (1, 7, 200):
