@@ -219,12 +219,6 @@ def check_trainer(trainer: Trainer) -> None:
     """
     if trainer.precision == "16-mixed":
         raise ConfigError(NO_16_MIXED)
-    for name in ("limit_val_batches", "limit_test_batches"):
-        if 0 < (limit := getattr(trainer, name)) < 1:
-            raise ConfigError(
-                f"trainer.{name}: an evaluation is a single batch, of which there is no part "
-                f"{limit}; use data.evaluation.episodes or data.evaluation.test_episodes"
-            )
     if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
         raise ConfigError(
             f"trainer.strategy: {type(trainer.strategy).__name__} splits a network or its batch, "

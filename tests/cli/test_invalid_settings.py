@@ -142,7 +142,6 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
         (["--model.optimizer.init_args.lr=-1"], r"model\.optimizer: .*learning rate"),
         (["--model.optimizer=SparseAdam"], r"model\.optimizer: SparseAdam needs sparse .*Adam"),
         (["--model.optimizer=LBFGS"], r"model\.optimizer: LBFGS needs .*use Adam"),
-        (["--trainer.limit_val_batches=0.5"], r"trainer\.limit_val_batches: .*0\.5; use data"),
         (["--model.engine=cudagraph"], r"model\.engine: cudagraph .*auto"),
         (["--target_sync.every_n_env_steps=0"], r"target_sync\.every_n_env_steps: .*0"),
         (["--target_sync.every_n_episodes=5"], r"target_sync: .*exactly one"),
