@@ -198,8 +198,7 @@ def test_killing_a_rank_ends_the_other_within_a_minute(
             files.load(directory / rows, rows)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (1, signal.SIGINT)])
 def test_signal_ends_a_process_that_waits_for_another_machine(
     rank: int, number: signal.Signals
 ) -> None:
