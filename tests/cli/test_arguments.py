@@ -61,6 +61,24 @@ def test_name_of_the_run_is_that_of_a_config_without_a_valid_run_name(text: str)
     assert str(path) in with_config(["fit", "--config=other.yaml", "--ckpt_path", "last"], {})
 
 
+def test_last_belongs_to_the_run_that_is_named_in_the_config() -> None:
+    run = make_run("mine")
+    Path("settings.yaml").write_text("run_name: mine\n")
+    completed = with_config(["fit", "--config=settings.yaml", "--ckpt_path=last"], {})
+    assert completed == ["fit", "--config=settings.yaml", f"--ckpt_path={run / 'last.ckpt'}"]
+
+
+@pytest.mark.parametrize("flag", [["--ckpt_path=auto"], ["--ckpt_path", "auto"]])
+def test_auto_is_the_checkpoint_of_the_run_if_it_has_one(flag: list[str]) -> None:
+    default = {"fit": Path("mine.yaml")}
+    assert with_config(["fit", *flag], default) == ["fit", "--config", "mine.yaml", *flag]
+    run = make_run("mine")
+    config = ["--config", str(run / "config.yaml")]
+    completed = with_config(["fit", *flag], default)
+    assert completed[:3] == ["fit", *config]
+    assert str(run / "last.ckpt") in completed[-1]
+
+
 def test_config_beside_the_checkpoint_takes_precedence_over_the_default() -> None:
     run = make_run("mine")
     arguments = ["test", f"--ckpt_path={run}/best.ckpt", "--data.seed=1"]
