@@ -13,7 +13,7 @@ _WRITTEN_BY_RUNS = (
     "videos/[0-9]*.*",
     "state/rank-*/*.pt",
 )
-_TEMPORARY = (".tmp-*", ".*.csv.tmp", "videos/.tmp-*", "state/rank-*/.tmp-*")
+_TEMPORARY = (".tmp-*", "videos/.tmp-*", "state/rank-*/.tmp-*")
 _DIRECTORIES = ("state/rank-*", "state", "videos")
 
 

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ def fit_killed_at(number: int, *flags: str) -> int | None:
 
 def all_names(directory: Path) -> set[str]:
     """Return the paths of all files, without digests and TensorBoard's host and time."""
-    paths = [path.relative_to(directory) for path in directory.rglob("*") if path.is_file()]
-    return {str(path).partition("events.out")[0] or "events" for path in paths}
+    paths = [str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()]
+    return {re.sub(r"-[0-9a-f]{12}\.pt|events\.out.*", "", path) for path in paths}
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 7])
@@ -162,7 +163,7 @@ def test_two_runs_that_start_at_the_same_moment_get_two_directories(
     mkdir = Path.mkdir
 
     def lose_the_race(path: Path, *args: Any, **kwargs: Any) -> None:
-        monkeypatch.undo()
+        monkeypatch.setattr(Path, "mkdir", mkdir)
         mkdir(path, parents=True)
         mkdir(path, *args, **kwargs)
 
