@@ -213,7 +213,10 @@ def test_signal_ends_a_process_that_waits_for_another_machine(
     next(line for line in process.stderr if "Initializing distributed" in line)
     time.sleep(0.5)
     process.send_signal(number)
-    _, error = process.communicate(timeout=5)
+    try:
+        _, error = process.communicate(timeout=5)
+    finally:
+        process.kill()
     assert process.returncode == -number
     assert error == ""
     assert not Path("checkpoints").exists()
@@ -234,7 +237,11 @@ def test_signal_to_all_processes_of_a_run_prints_one_line() -> None:
     while process.poll() is None and not (RUN / "last.ckpt").exists():
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
+    try:
+        _, error = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     message = "stopping after this rollout, then saving; a second signal stops at once\n"
     assert error == message
     assert process.returncode == 143
