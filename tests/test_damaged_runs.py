@@ -1,6 +1,6 @@
 """Fuzzer: a run whose files are damaged equals the uninterrupted run, or is refused.
 
-`DAMAGED_RUNS=1000 pytest -m processes tests/test_damaged_runs.py` tries more cases.
+`DAMAGE_CASES=600 DAMAGE_SEED=7 pytest tests/test_damaged_runs.py -m processes` tries other cases.
 """
 
 import os
@@ -17,7 +17,8 @@ from tests.helpers.states import differences, read_run
 
 pytestmark = pytest.mark.processes  # runs whole commands
 
-NUM_CASES = int(os.environ.get("DAMAGED_RUNS", "24"))
+NUM_CASES = int(os.environ.get("DAMAGE_CASES", "24"))
+FIRST_CASE = 1_000_000 * int(os.environ.get("DAMAGE_SEED", "0"))
 RUN = Path("checkpoints", "run")
 FLAGS = (
     "--trainer.logger=false",
@@ -102,7 +103,7 @@ def test_a_run_with_a_damaged_file_equals_the_uninterrupted_run_or_is_refused(
 ) -> None:
     monkeypatch.setattr(store, "PIECE_BYTES", 700)
     shutil.copytree(originals / "run", RUN)
-    description, paths = damage(random.Random(case), originals / "other")
+    description, paths = damage(random.Random(FIRST_CASE + case), originals / "other")
     before = read_files(RUN)
     exit_code = main(["fit", f"--ckpt_path={RUN / 'last.ckpt'}", total_env_steps(200)])
     (*_, error) = ["", *capsys.readouterr().err.splitlines()]
