@@ -3,13 +3,13 @@
     pytest tests/test_kills.py -m slow
 
 All processes of the run are killed at once by SIGKILL: while they start, while they train, and
-while they save. `KILLS` in the environment changes the number of kills.
+while they save. The same command, with `--ckpt_path auto`, then starts or resumes the run. `KILLS`
+in the environment changes the number of kills.
 """
 
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -105,10 +105,8 @@ def test_a_run_killed_fifty_times_equals_the_uninterrupted_run(kind: str) -> Non
     last, rng, progress, groups = two / "last.ckpt", random.Random(0), [0], []
     start_up_s = 0.0
     for kills in range(KILLS):
-        if not last.exists():
-            shutil.rmtree(two, ignore_errors=True)
         written, started = mtime(last), time.monotonic()
-        process = start("two", *(["--ckpt_path=last"] if last.exists() else flags))
+        process = start("two", "--ckpt_path=auto", *flags)
         groups.append(process.pid)
         if start_up_s and kills % 3 == 0:  # at any moment, most of them while it starts
             time.sleep(rng.uniform(0, start_up_s))
@@ -119,12 +117,12 @@ def test_a_run_killed_fifty_times_equals_the_uninterrupted_run(kind: str) -> Non
             time.sleep(rng.uniform(0, 0.1))
         assert process.poll() is None, f"it ended after {kills} kills; {log('two')}"
         kill(process)
-        unfinished = list(two.rglob(".*.tmp*"))
+        unfinished = list(two.rglob(".tmp-*"))
         assert len(unfinished) <= num_ranks, unfinished
         if last.exists():
             progress.append(check_saved(two))
     assert progress == sorted(progress), "a saved checkpoint was lost"
-    assert start("two", "--ckpt_path=last").wait() == 0, log("two")
+    assert start("two", "--ckpt_path=auto", *flags).wait() == 0, log("two")
     print(f"{KILLS} kills at", progress, "of", progress_of(two)["env_steps"])
     assert "Traceback" not in log("two")
     assert_same_run(one, two, num_ranks)
@@ -140,6 +138,7 @@ def log(name: str) -> str:
 def check_saved(run: Path) -> int:
     """Check that the last checkpoint is complete; return its environment step."""
     checkpoint = files.load(run / "last.ckpt", "source")
+    progress = checkpoint["dqn_lightning"]["progress"]
     for rank, name in enumerate(checkpoint["full_state"]["files"]):
-        store.SavedState(run, rank, name, "source")  # reads and checks all files
-    return int(checkpoint["dqn_lightning"]["progress"]["env_steps"])
+        store.SavedState(run, progress["run_id"], rank, name, "source")  # checks all files
+    return int(progress["env_steps"])

@@ -51,6 +51,7 @@ OTHERS = {
     "num_threads": int | None,
     "seed_everything": bool | int,
     "ckpt_path": str | None,
+    "trust_config": bool,
 }
 """Types of the settings that belong to no group."""
 
@@ -64,6 +65,7 @@ SHORT = {
     "data.replay.batch_size": 8,
     "data.evaluation.every_env_steps": 100,
     "data.evaluation.episodes": 1,
+    "data.evaluation.max_steps": 200,
     "model.network": {"class_path": "dqn_lightning.networks.MLP", "init_args": {"widths": [8]}},
     "diagnostics.num_states": 16,
     "trainer.log_every_n_steps": 5,
@@ -188,7 +190,14 @@ CLASSES: dict[str, list[str]] = {
 
 VALUES: dict[str, tuple[Any, ...]] = {
     "data.env.id": (
-        *("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "FrozenLake-v1", "Taxi-v4"),
+        *(
+            "CartPole-v1",
+            "Acrobot-v1",
+            "MountainCar-v0",
+            "FrozenLake-v1",
+            "Taxi-v4",
+            "CliffWalking-v1",
+        ),
         *(f"tests.helpers.toy:toy/{name}-v0" for name in ("Walk", "Chance", "Images", "Drawn")),
         *("Blackjack-v1", "Pendulum-v1", "CartPol-v1", "toy", "nowhere:Env-v0"),
     ),
