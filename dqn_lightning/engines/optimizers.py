@@ -39,9 +39,7 @@ def make_optimizer(
             or the scheduler needs a metric.
     """
     optimizer: torch.optim.Optimizer = _call("model.optimizer", make, parameters)
-    for kind, needs in _UNSUPPORTED.items():
-        if isinstance(optimizer, kind):
-            raise ConfigError(f"model.optimizer: {kind.__name__} needs {needs}; use Adam")
+    _check_supported(optimizer)
     if make_lr_scheduler is None:
         return optimizer
     scheduler = _call("model.lr_scheduler", make_lr_scheduler, optimizer)
@@ -51,6 +49,19 @@ def make_optimizer(
             "every update; use one that counts steps"
         )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+
+def _check_supported(optimizer: torch.optim.Optimizer) -> None:
+    for kind, needs in _UNSUPPORTED.items():
+        if isinstance(optimizer, kind):
+            raise ConfigError(f"model.optimizer: {kind.__name__} needs {needs}; use Adam")
+    for group in optimizer.param_groups:
+        if group.get("differentiable"):
+            raise ConfigError(
+                "model.optimizer: differentiable must be false: steps have no gradient"
+            )
+        if group.get("capturable") and any(p.device.type == "cpu" for p in group["params"]):
+            raise ConfigError("model.optimizer: capturable must be false on a CPU")
 
 
 def _call(flag: str, make: Callable[[Any], Any], argument: Any) -> Any:
@@ -63,8 +74,7 @@ def _call(flag: str, make: Callable[[Any], Any], argument: Any) -> Any:
         return make(argument)
     except Exception as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if not isinstance(error, ValueError) and not frame.f_globals["__name__"].startswith(
-            "torch."
-        ):
+        is_raised_by_torch = frame.f_globals["__name__"].startswith("torch.")
+        if not isinstance(error, ValueError) and not is_raised_by_torch:
             raise
         raise ConfigError(f"{flag}: {type(error).__name__}: {error}") from error

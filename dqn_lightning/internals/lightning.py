@@ -227,13 +227,6 @@ def check_trainer(trainer: Trainer) -> None:
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if on_cpu and getattr(trainer.strategy, "_layer_sync", None):
         raise ConfigError("trainer.sync_batchnorm: PyTorch supports it on GPUs only")
-    for name in ("overfit_batches", "limit_val_batches", "limit_test_batches"):
-        limit = getattr(trainer, name)
-        if isinstance(limit, float) and 0 < limit < 1:
-            raise ConfigError(
-                f"trainer.{name}: an evaluation is a single batch; use 0 or 1.0 and "
-                f"data.evaluation.episodes, got {limit}"
-            )
 
 
 def check_hooks(module: LightningModule, base: type) -> None:

@@ -139,6 +139,17 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
         (["--data.seed=-1"], r"data\.seed: must not be negative, got -1"),
         (["--model.network.init_args.widths=[0]"], r"model\.network: .*widths .*at least 1"),
         ([CATEGORICAL, "--model.head.num_atoms=1"], r"model\.head: .*num_atoms 1"),
+        (
+            [
+                "--model.optimizer.init_args.differentiable=true",
+                "--model.optimizer.init_args.fused=null",
+            ],
+            r"model\.optimizer: differentiable",
+        ),
+        (
+            ["--model.optimizer.init_args.capturable=true"],
+            r"model\.optimizer: capturable must be false on a CPU",
+        ),
         (["--model.optimizer.init_args.lr=-1"], r"model\.optimizer: .*learning rate"),
         (["--model.optimizer=SparseAdam"], r"model\.optimizer: SparseAdam needs sparse .*Adam"),
         (["--model.optimizer=LBFGS"], r"model\.optimizer: LBFGS needs .*use Adam"),
@@ -193,8 +204,7 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
             ],
             r"model\.lr_scheduler: KeyError: .*initial_lr",
         ),
-        (["--trainer.limit_val_batches=0.5"], r"trainer\.limit_val_batches: .*episodes, got 0\.5"),
-        (["--trainer.overfit_batches=0.5"], r"trainer\.overfit_batches: .*, got 0\.5"),
+        (["--trainer.overfit_batches=0.5"], r"trainer\.overfit_batches: .* no part 0\.5"),
         (["--trainer.max_time=soon"], r"trainer\.max_time: .*soon"),
     ],
 )
