@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from dqn_lightning import distributed
+from dqn_lightning.callbacks.episode_log import EpisodeLog
 from dqn_lightning.callbacks.full_state import NEW_DIRECTORY_HINT, FullState
 from dqn_lightning.callbacks.run_directory import run_directory_of
 from dqn_lightning.checkpointing import files
@@ -79,11 +80,11 @@ class Checkpoints(Checkpoint):
         """Discard the best score of an earlier fit in which the same callback was used.
 
         Raises:
-            ConfigError: If nothing logs the monitored metric.
+            ConfigError: If nothing logs the metric that this or another callback monitors.
         """
         if stage == "fit":
             self.best = self.best_env_steps = None
-            self._check_monitor(trainer, pl_module)
+            _check_monitors(trainer, pl_module)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: DQNModule, checkpoint: dict[str, Any]
@@ -171,17 +172,6 @@ class Checkpoints(Checkpoint):
         self.best = state_dict["best"]
         self.best_env_steps = state_dict["best_env_steps"]
 
-    def _check_monitor(self, trainer: Trainer, pl_module: DQNModule) -> None:
-        """Check the monitored metric, unless a user's class could log it."""
-        packages = [type(each).__module__ for each in (pl_module, *trainer.callbacks)]
-        if not all(package.startswith(_WITHOUT_METRICS) for package in packages):
-            return
-        names = [f"eval/{name}" for name in pl_module.evaluation_metrics.names]
-        if self.monitor not in names:
-            raise ConfigError(
-                f"checkpoints.monitor: no metric {self.monitor}; use {', '.join(names)}"
-            )
-
     def _count_periods(self, env_steps: int) -> int:
         return 0 if self.every_n_env_steps is None else env_steps // self.every_n_env_steps
 
@@ -258,3 +248,20 @@ def _check_best(path: Path, resumed: RunProgress, env_steps: int) -> None:
         raise ConfigError(
             f"{source}: {best} was not saved by the best evaluation, at step {env_steps}"
         )
+
+
+def _check_monitors(trainer: Trainer, module: DQNModule) -> None:
+    """Check the metrics that callbacks monitor, unless a user's class could log them."""
+    packages = [type(each).__module__ for each in (module, *trainer.callbacks)]
+    if not all(package.startswith(_WITHOUT_METRICS) for package in packages):
+        return
+    names = [f"eval/{name}" for name in module.evaluation_metrics.names]
+    if any(isinstance(callback, EpisodeLog) for callback in trainer.callbacks):
+        names.append("train/return_mean")
+    for callback in trainer.callbacks:
+        monitored = getattr(callback, "monitor", None)
+        if monitored in (None, *names) or not getattr(callback, "strict", True):
+            continue
+        is_own = isinstance(callback, Checkpoints)
+        flag = "checkpoints" if is_own else f"trainer.callbacks: {type(callback).__name__}"
+        raise ConfigError(f"{flag}.monitor: no metric {monitored}; use {', '.join(names)}")

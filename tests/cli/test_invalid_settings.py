@@ -187,6 +187,10 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
             ],
             r"trainer\.callbacks: .*median",
         ),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/loss"],
+            r"trainer\.callbacks: EarlyStopping\.monitor: no metric train/loss; .*return_mean",
+        ),
         (["--trainer.callbacks+=dqn_lightning.callbacks.Timing"], r"trainer\.callbacks: .*Timing"),
         (
             ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=1.0"],

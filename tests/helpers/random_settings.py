@@ -203,7 +203,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     ),
     "kwargs": ({"max_episode_steps": 20}, {"render_mode": "rgb_array"}, {"colour": "red"}),
     "env_kwargs": ({"max_episode_steps": 5}, {"max_episode_steps": -3}, {"colour": "red"}),
-    "monitor": ("eval/return_mean", "eval/length_mean", "train/loss", "nothing"),
+    "monitor": ("eval/return_mean", "train/return_mean", "train/loss", "nothing"),
     "lr": (0.001, 0.01, 0.0, -1.0),
     "loss": ("huber", "squared"),
     "num_atoms": (2, 11, 51, 1),
