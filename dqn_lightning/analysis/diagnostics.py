@@ -159,6 +159,8 @@ def effective_rank(features: Tensor, share: float = 0.99) -> float:
     """
     if not torch.isfinite(features).all():
         return float("nan")
+    if features.dtype in (torch.float16, torch.bfloat16):
+        features = features.float()  # half precision has no singular values
     sums = torch.linalg.svdvals(features).cumsum(0)
     return float((sums < share * sums[-1]).sum()) + 1
 

@@ -58,7 +58,7 @@ def main(
         raise
     except Exception as error:
         if type(error).__name__ == "MisconfigurationException":  # Lightning's, for bad settings
-            return _fail(str(error), 2)
+            return _fail(f"trainer: {' '.join(str(error).split())}", 2)
         traceback.print_exc()
         return 1
 

@@ -100,6 +100,7 @@ def test_equal_features_have_effective_rank_1_and_random_features_full_rank() ->
     torch.manual_seed(0)
     assert diagnostics.effective_rank(torch.ones(9, 4)) == 1
     assert diagnostics.effective_rank(torch.randn(500, 20)) == 20
+    assert diagnostics.effective_rank(torch.randn(500, 20).half()) == 20
     assert np.isnan(diagnostics.effective_rank(torch.full((5, 2), float("nan"))))
 
 

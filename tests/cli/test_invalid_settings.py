@@ -191,6 +191,10 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
             ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/loss"],
             r"trainer\.callbacks: EarlyStopping\.monitor: no metric train/loss; .*return_mean",
         ),
+        (
+            ["--trainer.callbacks+=LearningRateMonitor", "--trainer.fast_dev_run=true"],
+            r"trainer: .*LearningRateMonitor.* no logger",
+        ),
         (["--trainer.callbacks+=dqn_lightning.callbacks.Timing"], r"trainer\.callbacks: .*Timing"),
         (
             ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=1.0"],

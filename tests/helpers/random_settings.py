@@ -227,6 +227,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "gamma": (0.0, 0.9, 0.99, 1.0),
     "epsilon": (0.0, 0.1, 1.0),
     "steps": (1, 50, 1000),
+    "total_steps": (1000,),  # fewer end a run in the middle
     "start": (1, 2, 0.5),
     "end": (0.1, 1, 3),
 }
