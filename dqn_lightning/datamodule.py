@@ -211,6 +211,7 @@ class DQNDataModule(LightningDataModule):
         """Close all environments and, after `fit`, release the replay; keep `progress`."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer.join()
         self._stop_requested = False
         if stage == "fit":
             self.dataset = None

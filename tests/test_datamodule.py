@@ -168,6 +168,9 @@ def test_an_evaluation_ends_when_the_time_of_the_run_is_over(
         def start(self) -> None:
             started.append(self)
 
+        def join(self, timeout: float | None = None) -> None:
+            """Return at once, because the thread is never started."""
+
     class EndTimeInEvaluation(Callback):
         ends: ClassVar[list[Any]] = []
 

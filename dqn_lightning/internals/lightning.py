@@ -26,6 +26,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dqn_lightning.errors import ConfigError
@@ -219,6 +220,12 @@ def check_trainer(trainer: Trainer) -> None:
     """
     if trainer.precision == "16-mixed":
         raise ConfigError(NO_16_MIXED)
+    for name in ("overfit_batches", "limit_val_batches", "limit_test_batches"):
+        if 0 < (limit := getattr(trainer, name)) < 1:
+            raise ConfigError(
+                f"trainer.{name}: an evaluation is a single batch, of which there is no part "
+                f"{limit}; use data.evaluation.episodes or data.evaluation.test_episodes"
+            )
     if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
         raise ConfigError(
             f"trainer.strategy: {type(trainer.strategy).__name__} splits a network or its batch, "
@@ -364,10 +371,12 @@ class CommandLine(LightningCLI):
 
         def instantiate(class_type: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             try:
+                if class_type is nn.Module:  # the class of the empty setting {}
+                    raise ConfigError("name the class of a network")
                 return class_type(*args, **kwargs)
             except (ConfigError, MisconfigurationException) as error:
                 failures.append(self._with_flag(error, class_type, kwargs))
-                raise
+                raise failures[-1] from error
             except Exception as error:
                 failures.append(error)
                 raise

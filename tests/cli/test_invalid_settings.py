@@ -138,6 +138,7 @@ CATEGORICAL = "--model.head=dqn_lightning.networks.CategoricalHead"
         (["--data.evaluation.episodes=0"], r"data\.evaluation\.episodes: .*0"),
         (["--data.seed=-1"], r"data\.seed: must not be negative, got -1"),
         (["--model.network.init_args.widths=[0]"], r"model\.network: .*widths .*at least 1"),
+        (["--model.head={}"], r"model\.head: name the class"),
         ([CATEGORICAL, "--model.head.num_atoms=1"], r"model\.head: .*num_atoms 1"),
         (
             [
